@@ -1,0 +1,149 @@
+"""What a table asks of an engine: operations as I/O-free generators, run alone or inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from ..schema import Schema
+
+T = TypeVar("T")
+
+
+class Stmt(NamedTuple):
+    """One statement for the driver; with ``many`` the parameters are a list of rows and there is no result."""
+
+    sql: str
+    params: Sequence[Any] = ()
+    many: bool = False
+
+
+Rows = list[tuple[Any, ...]]
+Op = Generator[Stmt, Rows, T]
+"""A generator that yields statements, is sent their rows, and returns the operation's result."""
+Work = Callable[[], Op[T]]
+"""Makes a fresh ``Op``; an engine may call it again after a serialization failure."""
+
+
+class Node:
+    """One open transaction or savepoint. ``after`` runs when the outermost one has committed."""
+
+    __slots__ = ("after", "depth", "done", "engine", "lock", "parent", "session")
+
+    def __init__(self, engine: Engine, parent: Node | None, session: Any, lock: Any) -> None:
+        self.engine = engine
+        self.parent = parent
+        self.session = session
+        self.lock = lock
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.done = False
+        self.after: list[Callable[[], None]] = []
+
+
+current: ContextVar[Node | None] = ContextVar("howdah_transaction", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do natively; a ``False`` here and an ``Unsupported`` on the call always agree."""
+
+    ttl: str = "native"
+    filter: str = "native"
+    batch: bool = True
+    mutate: str = "native"
+    changes: bool = False
+    transactions: bool = True
+    dense: bool = True
+    sparse: bool = True
+    hybrid: bool = True
+    fusion: tuple[str, ...] = ("rrf", "dbsf")
+    consistency: str = "strong"
+
+
+@dataclass(slots=True)
+class Status:
+    """Where an engine's data is: name and version of the database, place without secrets, size in bytes."""
+
+    engine: str
+    version: str
+    place: str
+    size: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Snapshot(Protocol):
+    """Reads of one state of the data."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a read."""
+
+    async def close(self) -> None:
+        """Let go of the state."""
+
+
+class Engine(Protocol):
+    """An engine as the layers above see it."""
+
+    name: str
+    durable: bool
+    scope: str
+    inline: bool
+    capabilities: Capabilities
+
+    def table(self, schema: Schema, physical: str) -> Any:
+        """Operations on one table."""
+
+    async def ensure(self, table: Any) -> None:
+        """Create or grow the table; ``SetupRequired`` when it may not."""
+
+    async def drop(self, table: Any) -> None:
+        """Remove a table with its data."""
+
+    def watch(self, table: Any) -> None:
+        """A write happened that may need upkeep soon."""
+
+    async def get(self, table: Any, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+        """One row by key, by the shortest way."""
+
+    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
+        """Run a read; ``heavy`` ones leave the event loop."""
+
+    async def write(self, work: Work[T], *, single: bool = False) -> T:
+        """Run a write atomically and durably; ``single`` promises that it is one statement."""
+
+    async def begin(self, *, isolation: str | None = None) -> Node:
+        """Open a transaction, or a savepoint inside the current one."""
+
+    async def end(self, node: Node, *, commit: bool) -> None:
+        """Commit or roll back what ``begin`` opened."""
+
+    async def pause(self, delay: float) -> None:
+        """Wait ``delay`` seconds without holding anything."""
+
+    async def snapshot(self) -> Snapshot:
+        """Reads that all see the state of one moment."""
+
+    def now(self) -> float:
+        """Seconds since 1970 by the store's one clock."""
+
+    async def status(self) -> Status:
+        """Where the data is and how much there is."""
+
+    async def background(self) -> bool:
+        """Do one piece of waiting upkeep (merging, sweeping, index building); ``False`` when there is none."""
+
+    async def close(self) -> None:
+        """Release everything the engine opened."""
+
+
+def innermost(engine: Engine) -> Node | None:
+    """The open transaction of ``engine`` in this context, if any."""
+    node = current.get()
+    while node is not None and (node.engine is not engine or node.done):
+        node = node.parent
+    return node
+
+
+Options = Mapping[str, Any]

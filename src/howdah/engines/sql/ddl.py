@@ -1,0 +1,190 @@
+"""Creating a table and growing it: the statements for a schema, and for what has been added to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import SetupRequired
+from ...schema import Column, Schema
+from .dialect import derived_name, quote
+from .table import DOC, SqlTable, version_column
+
+
+@dataclass(slots=True)
+class Plan:
+    """Statements to run, and the indexes that existing rows must be fed into afterwards."""
+
+    statements: list[str] = field(default_factory=list)
+    fill_text: bool = False
+    fill_versions: list[str] = field(default_factory=list)
+    backfill: list[tuple[Column, Any]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.statements or self.fill_text or self.fill_versions)
+
+
+def create(table: SqlTable) -> list[str]:
+    """Statements that create a table with everything it needs."""
+    schema, dialect = table.schema, table.dialect
+    lines = []
+    sqlite_rowid = dialect.name == "sqlite" and len(schema.key) == 1 and schema.by_name[schema.key[0]].kind == "integer"
+    for column in schema.columns:
+        line = f"{quote(column.name)} {dialect.column_type(column)}".rstrip()
+        if column.name in schema.key:
+            line += " PRIMARY KEY" if sqlite_rowid else " NOT NULL"
+        lines.append(line)
+    lines.extend(f"{quote(name)} {'INTEGER' if dialect.name == 'sqlite' else 'bigint'}" for name in table.hidden)
+    if not sqlite_rowid:
+        lines.append(f"PRIMARY KEY ({', '.join(map(quote, schema.key))})")
+    statements = [f"CREATE TABLE {table.name} ({', '.join(lines)})"]
+    if table.hidden or (schema.auto is not None and schema.auto.kind == "integer"):
+        statements.extend(table.numbers.ddl())
+    for columns in schema.built_indexes():
+        statements.append(index(table, columns))
+    for columns in schema.unique:
+        statements.append(index(table, columns, unique=True))
+    if schema.ttl:
+        statements.append(index(table, (schema.ttl,)))
+    statements.extend(_search_indexes(table))
+    return statements
+
+
+def _search_indexes(table: SqlTable) -> list[str]:
+    made = []
+    if table.text is not None:
+        made.extend(_doc_index(table))
+        made.extend(table.text.ddl())
+    for column in table.schema.vectors:
+        made.extend(vector_index(table, column))
+    return made
+
+
+def _doc_index(table: SqlTable) -> list[str]:
+    return [f"CREATE UNIQUE INDEX {quote(derived_name(table.physical, 'doc'))} ON {table.name} ({quote(DOC)})"]
+
+
+def vector_index(table: SqlTable, column: Column) -> list[str]:
+    """The index of one vector column: HNSW in Postgres, a numbering for Howdah's own segments elsewhere."""
+    kind = column.vector
+    if kind is None or kind.index is None:
+        return []
+    name = quote(derived_name(table.physical, "vec", column.name))
+    if table.dialect.name == "sqlite":
+        return [f"CREATE UNIQUE INDEX {name} ON {table.name} ({quote(version_column(column.name))})"]
+    if kind.dim > (2000 if kind.dtype == "float32" else 4000):
+        return []  # pgvector's HNSW takes no longer vectors; they are scanned exactly
+    stored = "vector" if kind.dtype == "float32" else "halfvec"
+    operators = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}[kind.metric]
+    schema = quote(table.dialect.vector_schema)  # type: ignore[union-attr]  # the Postgres dialect
+    return [
+        f"CREATE INDEX {name} ON {table.name} USING hnsw ({quote(column.name)} {schema}.{stored}_{operators})"
+        f" WITH (m = {kind.index.m}, ef_construction = {kind.index.ef_construction})"
+    ]
+
+
+def index(table: SqlTable, columns: tuple[str, ...], *, unique: bool = False) -> str:
+    """The statement for an ordered or unique index."""
+    name = quote(derived_name(table.physical, "uq" if unique else "ix", *columns))
+    parts = []
+    for column in columns:
+        nulls = " NULLS FIRST" if table.dialect.name == "postgres" and table.schema.by_name[column].nullable else ""
+        parts.append(quote(column) + nulls)
+    return f"CREATE {'UNIQUE ' if unique else ''}INDEX {name} ON {table.name} ({', '.join(parts)})"
+
+
+def drop(table: SqlTable) -> list[str]:
+    """Statements that drop the table and its side tables."""
+    made = [f"DROP TABLE IF EXISTS {table.name}", *table.numbers.drop()]
+    if table.text is not None:
+        made.extend(table.text.drop())
+    return made
+
+
+def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
+    """What turns ``old`` into ``new``; ``SetupRequired`` naming each change that does not happen by itself."""
+    findings = _findings(table.schema.name, old, new)
+    if findings:
+        raise SetupRequired(
+            f"table {table.schema.name!r} in the database does not fit its declaration: " + "; ".join(findings),
+            findings=tuple(findings),
+        )
+    plan = Plan()
+    before = {c["name"]: c for c in old["columns"]}
+    for column in table.schema.columns:
+        if column.name not in before:
+            plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(column.name)} {table.dialect.column_type(column)}".rstrip())
+            plan.backfill.append((column, column.default))
+            if column in table.versioned:
+                plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(version_column(column.name))} INTEGER")
+                plan.statements.extend(table.numbers.ddl())
+            plan.statements.extend(vector_index(table, column))
+    known = [tuple(i) for i in old["indexes"]]
+    plan.statements.extend(index(table, i) for i in table.schema.built_indexes() if i not in known)
+    known = [tuple(u) for u in old["unique"]]
+    plan.statements.extend(index(table, u, unique=True) for u in table.schema.unique if u not in known)
+    if table.schema.ttl and old["ttl"] is None:
+        plan.statements.append(index(table, (table.schema.ttl,)))
+    if old["text"] != new["text"] and table.text is not None:
+        if old["text"]:
+            plan.statements.extend(table.text.drop())
+        else:
+            kind = "INTEGER" if table.dialect.name == "sqlite" else "bigint"
+            plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(DOC)} {kind}")
+            plan.statements.extend(table.numbers.ddl())
+            plan.statements.extend(_doc_index(table))
+        plan.statements.extend(table.text.ddl())
+        plan.fill_text = True
+    return plan
+
+
+def _findings(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    found = []
+    if old["key"] != new["key"]:
+        found.append(f"its key is {old['key']}, declared {new['key']}; copy the rows into a new table")
+    before = {c["name"]: c for c in old["columns"]}
+    for column in new["columns"]:
+        was = before.get(column["name"])
+        if was is None:
+            continue
+        for part in ("kind", "dim", "dtype", "metric"):
+            if was[part] != column[part]:
+                found.append(
+                    f"column {column['name']!r} has {part} {was[part]}, declared {column[part]};"
+                    " add a column of the new kind and copy, or keep the declaration"
+                )
+        if was["nullable"] and not column["nullable"]:
+            found.append(f"column {column['name']!r} may hold nulls, declared without; keep it nullable or fill the nulls first")
+    if old["ttl"] is not None and new["ttl"] != old["ttl"]:
+        found.append(f"rows expire by {old['ttl']!r}, declared {new['ttl']!r}")
+    if old["text"] and not new["text"]:
+        found.append("it has a text index, declared without; keep text=…, or drop the table")
+    return found
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The specification to record: the new one, with the columns and indexes that only the database has."""
+    names = {c["name"] for c in new["columns"]}
+    return {
+        **new,
+        "columns": [*new["columns"], *(c for c in old["columns"] if c["name"] not in names)],
+        "indexes": [*new["indexes"], *(i for i in old["indexes"] if i not in new["indexes"])],
+        "unique": [*new["unique"], *(u for u in old["unique"] if u not in new["unique"])],
+    }
+
+
+def covers(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether the database already has all that is declared."""
+    if stored == wanted:
+        return True
+    columns = {c["name"]: c for c in stored["columns"]}
+    return (
+        all(columns.get(c["name"]) == c for c in wanted["columns"])
+        and all(i in stored["indexes"] for i in wanted["indexes"])
+        and all(u in stored["unique"] for u in wanted["unique"])
+        and stored["key"] == wanted["key"]
+        and stored["text"] == wanted["text"]
+        and stored["ttl"] == wanted["ttl"]
+    )
+
+

@@ -1,0 +1,158 @@
+"""Searches of a SQL table: text by the posting index, vectors by the engine's nearest-neighbour index, filters inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...aggregates import Aggregate
+from ...criteria import Criteria
+from ...schema import Column
+from ...search import bm25
+from ...search.analyzer import contains_phrase
+from ...search.query import Clause
+from ...search.vectors import distances, sparse_distance
+from ..base import Op, Stmt
+from .aggregate import aggregate
+from .dialect import Params, quote
+from .table import DOC, SqlTable
+
+EXACT = 5000
+CHUNK = 200
+
+
+@dataclass(slots=True)
+class Found:
+    """Rows (driver form) with their raw score (text) or distance (vectors), best first, and how they were found."""
+
+    rows: list[tuple[Sequence[Any], float]]
+    plan: str
+    reach: float = 1.0
+    terms: dict[str, int] = field(default_factory=dict)
+
+
+def search_text(table: SqlTable, text: str, where: Criteria | None, limit: int | None) -> Op[Found]:
+    """The ``limit`` best rows by BM25, ties by key; ``None`` gives every match."""
+    assert table.text is not None
+    for _ in range(5):
+        match = yield from table.text.match(text)
+        rows, gone = yield from _text_rows(table, match.ids, match.scores, match.verify, where, limit)
+        if not gone:  # else a row left between the two statements: look again
+            break
+    return Found(rows, "bm25", match.reach, match.terms)
+
+
+def _text_rows(
+    table: SqlTable,
+    ids: np.ndarray,
+    scores: np.ndarray,
+    verify: list[tuple[Clause, bool]],
+    where: Criteria | None,
+    limit: int | None,
+) -> Op[tuple[list[tuple[Sequence[Any], float]], bool]]:
+    wanted = len(ids) if limit is None else limit
+    if where is not None and len(ids) > EXACT:
+        allowed = yield from _allowed(table, where)
+        if allowed is not None:
+            keep = np.isin(ids, allowed)
+            ids, scores = ids[keep], scores[keep]
+    free = where is None and not verify and table.schema.ttl is None
+    found: list[tuple[Sequence[Any], float]] = []
+    gone = False
+    size = min(len(ids), max(wanted if free else CHUNK, wanted))
+    while len(ids) and len(found) < wanted:
+        top, values = bm25.best(ids, scores, min(size, len(ids)))
+        got = yield from rows_by(table, DOC, top.tolist(), where)
+        gone = gone or (free and len(got) < len(top))
+        ranked = sorted(
+            ((got[i], v) for i, v in zip(top.tolist(), values.tolist(), strict=True) if i in got),
+            key=lambda pair: (-pair[1], key_order(table, pair[0])),
+        )
+        found.extend(pair for pair in ranked if _verified(table, pair[0], verify))
+        if len(top) == len(ids):
+            break
+        rest = scores < values[-1]
+        ids, scores = ids[rest], scores[rest]
+        size *= 4
+    return found[:wanted], gone
+
+
+def _verified(table: SqlTable, row: Sequence[Any], verify: list[tuple[Clause, bool]]) -> bool:
+    assert table.text is not None
+    for clause, wanted in verify:
+        columns = table.text.columns if clause.field is None else (clause.field,)
+        texts = (row[table.schema.names.index(c)] for c in columns)
+        if any(t and contains_phrase(t, list(clause.phrase)) for t in texts) != wanted:
+            return False
+    return True
+
+
+def _allowed(table: SqlTable, where: Criteria) -> Op[np.ndarray | None]:
+    """Document numbers that pass the filter, when they are few enough to list."""
+    params = Params(table.dialect)
+    condition = table.condition(where, params)
+    most = 20 * EXACT
+    rows = yield Stmt(f"SELECT t.{quote(DOC)} FROM {table.name} t{condition} LIMIT {most + 1}", params.values)
+    if len(rows) > most:
+        return None
+    return np.array([r[0] for r in rows if r[0] is not None], np.int64)
+
+
+def rows_by(table: SqlTable, hidden: str, numbers: list[int], where: Criteria | None) -> Op[dict[int, Sequence[Any]]]:
+    """Live rows that pass the filter, by a hidden number."""
+    found: dict[int, Sequence[Any]] = {}
+    chosen = ", ".join(f"t.{quote(n)}" for n in (hidden, *table.schema.names))
+    for start in range(0, len(numbers), EXACT):
+        params = Params(table.dialect)
+        test = table.dialect.in_test(f"t.{quote(hidden)}", params, numbers[start : start + EXACT], "integer", negated=False)
+        sql = f"SELECT {chosen} FROM {table.name} t{table.condition(where, params, test)}"
+        found.update((r[0], tuple(r)[1:]) for r in (yield Stmt(sql, params.values)))
+    return found
+
+
+def key_order(table: SqlTable, row: Sequence[Any]) -> tuple[Any, ...]:
+    """The primary key of a row, as it sorts. Python compares text by code point, as the engines do."""
+    return tuple(row[i] for i in table.key_places)
+
+
+def rank(
+    table: SqlTable, column: Column, rows: Sequence[Sequence[Any]], query: Any, limit: int | None
+) -> list[tuple[Sequence[Any], float]]:
+    """Rows by exact distance, computed alike for every engine, ties by key."""
+    place = table.schema.names.index(column.name)
+    decode = table.decoders[column.name]
+    assert column.vector is not None and decode is not None
+    if column.kind == "sparse":
+        away = [sparse_distance(decode(r[place]), query, column.vector.metric) for r in rows]
+    elif rows:
+        away = distances(np.stack([decode(r[place]) for r in rows]), query, column.vector.metric).tolist()
+    else:
+        away = []
+    ranked = sorted(zip(rows, away, strict=True), key=lambda pair: (pair[1], key_order(table, pair[0])))
+    return ranked if limit is None else ranked[:limit]
+
+
+def scan(table: SqlTable, column: Column, query: Any, where: Criteria | None, limit: int | None) -> Op[Found]:
+    """Exact search over every row that passes the filter."""
+    params = Params(table.dialect)
+    present = f"t.{quote(column.name)} IS NOT NULL"
+    condition = table.condition(where, params, present)
+    rows = yield Stmt(f"SELECT {table._selection} FROM {table.name} t{condition}", params.values)
+    return Found(rank(table, column, rows, query, limit), "exact")
+
+
+class SearchableTable(SqlTable):
+    """A SQL table with text search and aggregates; each engine adds its vector search."""
+
+    def search_text(self, text: str, where: Criteria | None, limit: int | None) -> Op[Found]:
+        """The best rows by BM25."""
+        return search_text(self, text, where, limit)
+
+    def aggregate(
+        self, groups: Sequence[str], wanted: Mapping[str, Aggregate], where: Criteria | None
+    ) -> Op[list[dict[str, Any]]]:
+        """Aggregates by group."""
+        return aggregate(self, groups, wanted, where)

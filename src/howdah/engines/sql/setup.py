@@ -1,0 +1,182 @@
+"""Bookkeeping in the database: which tables there are, in which shape, and the numbered changes that made them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...errors import BackendError, SetupRequired
+from ...values import MISSING
+from ..base import Op, Stmt
+from . import ddl
+from .compile import SqlDialect
+from .dialect import quote, text_literal
+from .table import BATCH, DOC, SqlTable, version_column
+
+SYSTEM_VERSION = 1
+
+
+def system_ddl(dialect: SqlDialect) -> list[str]:
+    """Statements that create the bookkeeping tables."""
+    if dialect.name == "sqlite":
+        return [
+            "CREATE TABLE IF NOT EXISTS _howdah_tables (name TEXT PRIMARY KEY, version INTEGER NOT NULL, spec TEXT NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS _howdah_migrations (component TEXT, version INTEGER, description TEXT NOT NULL,"
+            " statements TEXT NOT NULL, applied_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (component, version))",
+            "CREATE TABLE IF NOT EXISTS _howdah_counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS _howdah_segments (file TEXT PRIMARY KEY, name TEXT NOT NULL, low INTEGER NOT NULL,"
+            " high INTEGER NOT NULL, size INTEGER NOT NULL)",
+        ]
+    q = dialect.qualify
+    return [
+        f"CREATE SCHEMA IF NOT EXISTS {quote(dialect.schema)}",
+        f"CREATE TABLE IF NOT EXISTS {q('_howdah_tables')} (name text PRIMARY KEY, version integer NOT NULL, spec text NOT NULL)",
+        f"CREATE TABLE IF NOT EXISTS {q('_howdah_migrations')} (component text, version integer, description text NOT NULL,"
+        " statements text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (component, version))",
+    ]
+
+
+class Setup:
+    """Brings the database into the shape that the code declares, once, under a lock."""
+
+    def __init__(self, dialect: SqlDialect, *, create: bool) -> None:
+        self.dialect = dialect
+        self.create = create
+        q = dialect.qualify
+        self.tables, self.migrations = q("_howdah_tables"), q("_howdah_migrations")
+
+    def ready(self, table: SqlTable) -> Op[bool]:
+        """Whether the table is there as declared."""
+        return bool((yield from self._covers(table)))
+
+    def _covers(self, table: SqlTable) -> Op[bool]:
+        p = self.dialect.placeholder(1, "text")
+        rows = yield Stmt(f"SELECT spec FROM {self.tables} WHERE name = {p}", (table.physical,))
+        return bool(rows) and ddl.covers(json.loads(rows[0][0]), table.schema.spec())
+
+    def plan(self, table: SqlTable) -> Op[tuple[ddl.Plan, dict[str, Any] | None, int]]:
+        """What is to be done for a table, its recorded specification and version."""
+        p = self.dialect.placeholder(1, "text")
+        rows = yield Stmt(f"SELECT spec, version FROM {self.tables} WHERE name = {p}", (table.physical,))
+        wanted = table.schema.spec()
+        if not rows:
+            return ddl.Plan(ddl.create(table)), None, 0
+        stored = json.loads(rows[0][0])
+        if ddl.covers(stored, wanted):
+            return ddl.Plan(), stored, int(rows[0][1])
+        return ddl.grow(table, stored, wanted), stored, int(rows[0][1])
+
+    def ensure(self, table: SqlTable) -> Op[None]:
+        """Create or grow a table; the caller holds the set-up lock and a transaction."""
+        plan, stored, version = yield from self.plan(table)
+        wanted = table.schema.spec()
+        if stored is not None and ddl.covers(stored, wanted):
+            return
+        if not self.create:
+            what = plan.statements or ["its recorded declaration"]
+            raise SetupRequired(
+                f"table {table.schema.name!r} is {'missing' if stored is None else 'older than its declaration'} and"
+                " create=False: run `howdah migrate`, or apply what `howdah migrate --sql` prints",
+                findings=tuple(what),
+            )
+        for statement in plan.statements:
+            yield Stmt(statement)
+        for column, default in plan.backfill:
+            if default is not MISSING and default is not None:
+                yield from _fill_default(table, column.name, default)
+        if plan.fill_text or plan.backfill:
+            yield from _refill(table, fill_text=plan.fill_text)
+        yield from self._record(table, stored, wanted, version + 1, plan.statements)
+
+    def _record(
+        self, table: SqlTable, stored: dict[str, Any] | None, wanted: dict[str, Any], version: int, statements: list[str]
+    ) -> Op[None]:
+        p = self.dialect.placeholder
+        spec = json.dumps(wanted if stored is None else ddl.merged(stored, wanted), sort_keys=True)
+        yield Stmt(
+            f"INSERT INTO {self.tables} (name, version, spec) VALUES ({p(1, 'text')}, {p(2, '')}, {p(3, 'text')})"
+            " ON CONFLICT (name) DO UPDATE SET version = excluded.version, spec = excluded.spec",
+            (table.physical, version, spec),
+        )
+        yield Stmt(
+            f"INSERT INTO {self.migrations} (component, version, description, statements)"
+            f" VALUES ({p(1, 'text')}, {p(2, '')}, {p(3, 'text')}, {p(4, 'text')})",
+            (f"table:{table.physical}", version, "create" if stored is None else "grow", ";\n".join(statements)),
+        )
+
+    def script(self, table: SqlTable) -> Op[list[str]]:
+        """The statements that ``ensure`` would run, ready for a SQL prompt."""
+        try:
+            plan, stored, version = yield from self.plan(table)
+        except BackendError:  # the bookkeeping itself is not there yet
+            plan, stored, version = ddl.Plan(ddl.create(table)), None, 0
+        if not plan:
+            return []
+        spec = json.dumps(table.schema.spec() if stored is None else ddl.merged(stored, table.schema.spec()), sort_keys=True)
+        name = text_literal(table.physical)
+        return [
+            *plan.statements,
+            f"INSERT INTO {self.tables} (name, version, spec) VALUES ({name}, {version + 1}, {text_literal(spec)})"
+            " ON CONFLICT (name) DO UPDATE SET version = excluded.version, spec = excluded.spec",
+        ]
+
+    def forget(self, table: SqlTable) -> Op[None]:
+        """Drop the table and its records."""
+        p = self.dialect.placeholder(1, "text")
+        for statement in ddl.drop(table):
+            yield Stmt(statement)
+        yield Stmt(f"DELETE FROM {self.tables} WHERE name = {p}", (table.physical,))
+        yield Stmt(f"DELETE FROM {self.migrations} WHERE component = {p}", (f"table:{table.physical}",))
+
+    def names(self) -> Op[list[str]]:
+        """The physical tables there are."""
+        rows = yield Stmt(f"SELECT name FROM {self.tables} ORDER BY name")
+        return [name for (name,) in rows]
+
+
+def _fill_default(table: SqlTable, name: str, default: Any) -> Op[None]:
+    from ...check import checker
+
+    column = table.schema.by_name[name]
+    value = table.encode_value(name, checker(column)(default))
+    p = table.dialect.placeholder(1, column.kind)
+    yield Stmt(f"UPDATE {table.name} SET {quote(name)} = {p}", (value,))
+
+
+def _refill(table: SqlTable, *, fill_text: bool) -> Op[None]:
+    """Give existing rows their hidden numbers and postings, in key order and in batches."""
+    wanted = [*((DOC,) if fill_text else ()), *(version_column(c.name) for c in table.versioned)]
+    if not wanted:
+        return
+    schema = table.schema
+    after: list[Any] | None = None
+    from ...criteria import Order
+
+    orders = [Order(k) for k in schema.key]
+    p = table.dialect.placeholder
+    while True:
+        rows = yield from table.select(None, orders, names=schema.names, limit=BATCH, after=after)
+        if not rows:
+            return
+        keys = [tuple(r[i] for i in table.key_places) for r in rows]
+        after = list(keys[-1])
+        if fill_text:
+            assert table.text is not None
+            numbers = yield from table.numbers.allocate(len(rows) + 2)
+            yield from table.text.change([], [(n, table._texts(r)) for n, r in zip(numbers, rows, strict=False)], numbers[-2:])
+            yield from _set_hidden(table, DOC, keys, numbers, p)
+        for column in table.versioned:
+            place = schema.names.index(column.name)
+            filled = [k for k, r in zip(keys, rows, strict=True) if r[place] is not None]
+            if filled:
+                numbers = yield from table.numbers.allocate(len(filled))
+                yield from _set_hidden(table, version_column(column.name), filled, numbers, p)
+        if len(rows) < BATCH:
+            return
+
+
+def _set_hidden(table: SqlTable, name: str, keys: list[tuple[Any, ...]], numbers: list[int], p: Any) -> Op[None]:
+    kinds = [table.schema.by_name[k].kind for k in table.schema.key]
+    same = " AND ".join(f"{quote(k)} = {p(i, d)}" for i, (k, d) in enumerate(zip(table.schema.key, kinds, strict=True), 2))
+    sql = f"UPDATE {table.name} SET {quote(name)} = {p(1, 'integer')} WHERE {same}"
+    yield Stmt(sql, [(n, *k) for n, k in zip(numbers, keys, strict=False)], many=True)

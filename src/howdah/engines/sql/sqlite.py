@@ -1,0 +1,383 @@
+"""The SQLite engine: a file shared by any number of processes, or memory shared inside one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from ...errors import BackendError, Closed, Corrupt, StartupError, TransactionError
+from ...schema import Schema
+from ..base import Capabilities, Node, Status, Stmt, Work, innermost
+from . import upkeep
+from .connection import open_connection, run, translate
+from .dialect import SqliteDialect
+from .setup import Setup, system_ddl
+from .sqlite_table import SqliteTable
+from .writer import Item, Session, Turn, Writer
+
+T = TypeVar("T")
+_engines: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
+
+
+class SqliteEngine:
+    """One store's connections. ``inline`` runs everything in the caller's thread, for the blocking face."""
+
+    name = "sqlite"
+    scope = "cluster"
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        memory: str | None = None,
+        inline: bool = False,
+        create: bool = True,
+        busy_timeout: float = 120,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.inline = inline
+        self.durable = path is not None
+        self.dialect = SqliteDialect()
+        self.setup = Setup(self.dialect, create=create)
+        self.now = clock
+        self.place = path or f"memory:{memory or ''}"
+        self._memory = memory
+        self._uri = _uri(path, memory)
+        self._busy_timeout = busy_timeout
+        self._local = threading.local()
+        self._readers: list[apsw.Connection] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._state = threading.Lock()
+        self._closed: str | None = None
+        self._scratch: str | None = None
+        self._tables: dict[str, SqliteTable] = {}
+        turn = self._open_turn()
+        connection = open_connection(self._uri, busy_timeout=busy_timeout, memory=path is None)
+        self.writer = Writer(connection, turn, self.place)
+        try:
+            self._prepare(connection, turn, create)
+        except BaseException:
+            connection.close()
+            turn.close()
+            raise
+        self._upkeep = upkeep.UpkeepThread(self)
+        _engines.add(self)
+
+    def _open_turn(self) -> Turn:
+        if self.path is None:
+            return Turn(None)
+        try:
+            return Turn(f"{self.path}-lock")
+        except OSError as error:
+            raise StartupError(f"{self.path}: cannot be opened: {error.strerror}: {error.filename}") from error
+
+    def _prepare(self, connection: apsw.Connection, turn: Turn, create: bool) -> None:
+        turn.take()
+        try:
+            if self.path is not None:
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
+                if mode != "wal":
+                    raise StartupError(f"{self.path}: this file system does not support SQLite's WAL; use a local disk")
+            if create:
+                with connection:
+                    for statement in system_ddl(self.dialect):
+                        connection.execute(statement)
+        except apsw.Error as error:
+            raise translate(error, self.place) from error
+        finally:
+            turn.give()
+
+    # Running operations ------------------------------------------------------------------------------------------
+
+    def _reader(self) -> apsw.Connection:
+        reader: apsw.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            self._check()
+            reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self.path is None)
+            reader.execute("PRAGMA query_only = ON")
+            self._local.reader = reader
+            self._readers.append(reader)
+        return reader
+
+    def _check(self) -> None:
+        if self._closed is not None:
+            raise Closed(self._closed)
+
+    def read_here(self, work: Work[T]) -> T:
+        """A read in this thread, in one snapshot."""
+        if self._closed is not None:
+            raise Closed(self._closed)
+        reader = self._reader()
+        try:
+            reader.execute("BEGIN")
+        except apsw.Error as error:
+            raise translate(error, self.place) from error
+        try:
+            return run(reader, work(), self.place)
+        finally:
+            with suppress(apsw.Error):
+                reader.execute("COMMIT")
+
+    def fetch_one(self, sql: str, params: Any) -> Any:
+        """One row of a single-statement read, by the shortest way."""
+        if self._closed is not None:
+            raise Closed(self._closed)
+        reader = getattr(self._local, "reader", None) or self._reader()
+        try:
+            return reader.execute(sql, params).fetchone()
+        except apsw.Error as error:
+            raise translate(error, self.place) from error
+
+    async def get(self, table: SqliteTable, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+        """One row by key."""
+        if innermost(self) is not None:
+            return await self.read(lambda: table.get(key, names))
+        return self.fetch_one(table.get_sql(names), (*key, table.moment()) if table.schema.ttl else key)
+
+    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
+        node = innermost(self)
+        if node is not None:
+            return await self._inside(node, lambda connection: run(connection, work(), self.place))
+        if self.inline or not heavy:
+            return self.read_here(work)
+        if self._pool is None:
+            self._check()
+            self._pool = ThreadPoolExecutor(2, thread_name_prefix="howdah-reader")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_here, work)
+
+    async def write(self, work: Work[T], *, single: bool = False) -> T:
+        node = innermost(self)
+        if node is not None:
+            return await self._inside(node, lambda connection: self._saved(connection, work))
+        if self.inline:
+            return self.writer.write_here(work, single)  # type: ignore[no-any-return]  # the work's own result
+        self._check()
+        waiter = asyncio.get_running_loop().create_future()
+        self.writer.submit(Item(work, single, waiter))
+        return await waiter  # type: ignore[no-any-return]  # the work's own result
+
+    def _saved(self, connection: apsw.Connection, work: Work[T]) -> T:
+        """Run inside an open transaction so that a failure leaves nothing of this write."""
+        connection.execute("SAVEPOINT item")
+        try:
+            result = run(connection, work(), self.place)
+        except BaseException:
+            with suppress(apsw.Error):
+                connection.execute("ROLLBACK TO item")
+                connection.execute("RELEASE item")
+            raise
+        connection.execute("RELEASE item")
+        return result
+
+    async def _inside(self, node: Node, task: Callable[[apsw.Connection], T]) -> T:
+        if self.inline:
+            with node.lock:
+                return task(self.writer.connection)
+        async with node.lock:
+            return await asyncio.wrap_future(node.session.submit(task))  # type: ignore[no-any-return]
+
+    async def pause(self, delay: float) -> None:
+        """Wait without holding anything."""
+        if self.inline:
+            time.sleep(delay)
+        else:
+            await asyncio.sleep(delay)
+
+    async def snapshot(self) -> SqliteSnapshot:
+        """A connection of its own on which every read sees the same state."""
+        self._check()
+        reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self.path is None)
+        reader.execute("BEGIN")
+        return SqliteSnapshot(reader, self.place)
+
+    # Transactions ------------------------------------------------------------------------------------------------
+
+    async def begin(self, *, isolation: str | None = None) -> Node:
+        parent = innermost(self)
+        self._check()
+        if parent is None:
+            if self.inline:
+                self.writer.lock.acquire()
+                try:
+                    self.writer.begin()
+                except BaseException:
+                    self.writer.lock.release()
+                    raise
+                return Node(self, None, None, threading.RLock())
+            session = Session()
+            self.writer.submit(session)
+            await asyncio.wrap_future(session.opened)
+            return Node(self, None, session, asyncio.Lock())
+        if self.inline:
+            parent.lock.acquire()
+        else:
+            await parent.lock.acquire()
+        node = Node(self, parent, parent.session, threading.RLock() if self.inline else asyncio.Lock())
+        await self._inside(node, lambda c: c.execute(f"SAVEPOINT level_{node.depth}"))
+        return node
+
+    async def end(self, node: Node, *, commit: bool) -> None:
+        if node.done:
+            raise TransactionError("this transaction has already ended")
+        if node.parent is not None:
+            try:
+                level = f"level_{node.depth}"
+                if not commit:
+                    await self._inside(node, lambda c: c.execute(f"ROLLBACK TO {level}"))
+                await self._inside(node, lambda c: c.execute(f"RELEASE {level}"))
+                if commit:
+                    node.parent.after.extend(node.after)
+            finally:
+                node.done = True
+                node.parent.lock.release()
+            return
+        finish = self.writer.commit if commit else self.writer.rollback
+        try:
+            await self._inside(node, lambda _: finish())
+        finally:
+            node.done = True
+            if self.inline:
+                self.writer.lock.release()
+            else:
+                node.session.leave()
+        if commit:
+            for call in node.after:
+                call()
+
+    # Tables ------------------------------------------------------------------------------------------------------
+
+    def table(self, schema: Schema, physical: str) -> SqliteTable:
+        """Operations on one table."""
+        return SqliteTable(self.dialect, schema, physical, lambda: self.now(), self._vector_folder)
+
+    async def ensure(self, table: SqliteTable) -> None:
+        """Create or grow the table; at once when it is there as declared."""
+        try:
+            ready = await self.read(lambda: self.setup.ready(table))
+        except BackendError as error:
+            if isinstance(error, Corrupt) or self.setup.create:
+                raise
+            ready = False
+        if not ready:
+            await self.write(lambda: self.setup.ensure(table))
+        with self._state:
+            self._tables.setdefault(table.physical, table)
+
+    async def drop(self, table: SqliteTable) -> None:
+        """Remove a table with its data."""
+        await self.write(lambda: self.setup.forget(table))
+        with self._state:
+            self._tables.pop(table.physical, None)
+
+    def watch(self, table: SqliteTable) -> None:
+        """A write happened that may need upkeep soon."""
+        self._upkeep.wake(table)
+
+    def tables(self) -> list[SqliteTable]:
+        """The tables that are in use here."""
+        with self._state:
+            return list(self._tables.values())
+
+    def _vector_folder(self) -> Path:
+        if self.path is not None:
+            return Path(f"{self.path}-vectors")
+        with self._state:
+            if self._scratch is None:
+                self._scratch = tempfile.mkdtemp(prefix="howdah-")
+            return Path(self._scratch)
+
+    async def background(self) -> bool:
+        """Do all upkeep that waits, now."""
+        if self.inline:
+            return self._upkeep.run_all()
+        return await asyncio.get_running_loop().run_in_executor(None, self._upkeep.run_all)
+
+    async def status(self) -> Status:
+        size = 0
+        if self.path is not None:
+            for suffix in ("", "-wal"):
+                with suppress(OSError):
+                    size += os.path.getsize(self.path + suffix)
+            for file in self._vector_folder().glob("*"):
+                with suppress(OSError):
+                    size += file.stat().st_size
+        else:
+            rows = await self.read(lambda: _one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"))
+            size = int(rows[0][0])
+        return Status("sqlite", apsw.sqlite_lib_version(), self.place, size)
+
+    async def close(self) -> None:
+        if self._closed is not None:
+            return
+        self._closed = "the store is closed"
+        self._upkeep.stop()
+        if self.inline:
+            self._release()
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, self._release)
+
+    def _release(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+        self.writer.close()
+        for reader in self._readers:
+            reader.close()
+        _engines.discard(self)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _forked(self) -> None:
+        self._closed = "the store was opened before a fork; connect again in the child process"
+
+
+class SqliteSnapshot:
+    """Reads of one state of the database."""
+
+    def __init__(self, reader: apsw.Connection, place: str) -> None:
+        self._reader = reader
+        self._place = place
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a read."""
+        return run(self._reader, work(), self._place)
+
+    async def close(self) -> None:
+        """Let go of the state."""
+        self._reader.close()
+
+
+def _one(sql: str) -> Any:
+    return (yield Stmt(sql))
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _uri(path: str | None, memory: str | None) -> str:
+    from urllib.parse import quote
+
+    if path is not None:
+        return f"file:{quote(os.path.abspath(path))}"
+    # SQLite's memdb VFS: connections of one process that share a database with real isolation.
+    name = memory if memory else f"private-{os.getpid()}-{os.urandom(8).hex()}"
+    return f"file:/{quote(name, safe='')}?vfs=memdb"

@@ -1,0 +1,160 @@
+"""Every error Howdah raises: one root, a small tree, a stable ``code`` on each."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+
+def _code(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class Error(Exception):
+    """Root of all Howdah errors. ``code`` is a stable machine-readable name; ``__cause__`` the backend's error."""
+
+    code: ClassVar[str] = "error"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = _code(cls.__name__)
+
+
+class InvalidInput(Error, ValueError):
+    """A bad argument; nothing was changed."""
+
+
+class InvalidName(InvalidInput):
+    """A table, column or store name breaks the naming rules."""
+
+
+class InvalidKey(InvalidInput):
+    """A key is malformed, of the wrong type or too long."""
+
+
+class InvalidValue(InvalidInput):
+    """A column or store cannot hold the value."""
+
+
+class DimensionMismatch(InvalidValue):
+    """A vector has another length than its column."""
+
+
+class InvalidFilter(InvalidInput):
+    """Malformed criteria."""
+
+
+class EmptyCriteria(InvalidFilter):
+    """An empty mapping was given where criteria were expected."""
+
+
+class UnfilteredDelete(InvalidInput):
+    """The criteria exclude nothing, so the whole table would go."""
+
+
+class InvalidLimit(InvalidInput):
+    """A limit, offset or page size is out of range."""
+
+
+class InvalidCursor(InvalidInput):
+    """A cursor is broken or belongs to another table, filter or order."""
+
+
+class InvalidPath(InvalidInput):
+    """A path is malformed or leads outside its root."""
+
+
+class UnknownColumn(InvalidInput):
+    """A column that the table does not have."""
+
+
+class QuerySyntaxError(InvalidInput):
+    """A search query that cannot be parsed."""
+
+
+class NotFound(Error):
+    """A thing that must exist does not."""
+
+
+class Ignored(NotFound):
+    """A document exists on disk but a rule hides it."""
+
+
+class UnknownCollection(NotFound):
+    """A collection that the corpus does not have."""
+
+
+class BackendError(Error):
+    """The database or bucket failed."""
+
+
+class Corrupt(BackendError):
+    """Stored data cannot be read as what it should be."""
+
+
+class StartupError(BackendError):
+    """An embedded server could not be started or a database could not be opened."""
+
+
+class Timeout(Error, TimeoutError):
+    """An operation took longer than allowed."""
+
+
+class Conflict(Error):
+    """A race was lost, or something is in the wrong state."""
+
+
+class DuplicateKey(Error):
+    """A unique index refuses a row. ``index`` names its columns."""
+
+    def __init__(self, message: str, *, index: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class Unsupported(Error):
+    """The engine truly cannot do this."""
+
+
+class LimitExceeded(Error):
+    """A size or quota limit was passed."""
+
+
+class NoCoveringIndex(Error):
+    """``covering=True`` was asked and no index can serve the query alone."""
+
+
+class SetupRequired(Error):
+    """The schema is missing or does not fit, and automatic set-up is off. ``findings`` lists each deviation."""
+
+    def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
+class Closed(Error):
+    """The store was closed before the call."""
+
+
+class TransactionError(Error):
+    """A transaction is used where or after it may not be."""
+
+
+class Ambiguous(Error):
+    """A reference fits several things. ``candidates`` lists them."""
+
+    def __init__(self, message: str, *, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class ModelUnavailable(Error):
+    """An embedding model is needed and cannot be used here."""
+
+
+class EmbeddingMismatch(Error):
+    """Stored vectors were made by another model than the one in use."""
+
+
+class Untrusted(Error):
+    """Something that came with a foreign settings file was not approved."""

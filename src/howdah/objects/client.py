@@ -1,0 +1,76 @@
+"""An area of object storage: put by stream, read ranges, delete, sign; errors in Howdah's words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from ..errors import BackendError, InvalidInput, NotFound, Unsupported
+
+
+class ObjectArea:
+    """Objects under one obstore store."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    async def put(self, name: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write an object from a stream; if the stream fails, nothing stays behind."""
+        import obstore
+
+        parts = [chunk async for chunk in _gathered(chunks)]
+        try:
+            await obstore.put_async(self._store, name, parts[0] if len(parts) == 1 else iter(parts) if parts else b"")
+        except Exception as error:
+            raise BackendError(f"object storage: {name} could not be written: {error}") from error
+
+    async def range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes of an object from ``start`` up to ``stop``."""
+        import obstore
+
+        try:
+            return bytes(await obstore.get_range_async(self._store, name, start=start, end=stop))
+        except FileNotFoundError as error:
+            raise NotFound(f"object storage: {name} is gone") from error
+        except Exception as error:
+            raise BackendError(f"object storage: {name} could not be read: {error}") from error
+
+    async def delete(self, name: str) -> None:
+        """Delete an object; an absent one is no error."""
+        import obstore
+
+        try:
+            await obstore.delete_async(self._store, name)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise BackendError(f"object storage: {name} could not be deleted: {error}") from error
+
+    async def url(self, name: str, expires: float) -> str:
+        """A signed URL for reading, valid for ``expires`` seconds."""
+        import obstore
+
+        try:
+            return str(await obstore.sign_async(self._store, "GET", name, timedelta(seconds=expires)))
+        except Exception as error:
+            raise Unsupported(f"this object storage signs no URLs: {error}") from error
+
+
+async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk
+
+
+def open_area(at: Any) -> ObjectArea:
+    """The area of an obstore store, or of a URL such as ``s3://bucket/prefix`` or ``file:///dir``."""
+    try:
+        import obstore.store
+    except ImportError as error:
+        raise InvalidInput("blobs on object storage need an extra: pip install 'howdah[objects]'") from error
+    if not isinstance(at, str):
+        return ObjectArea(at)
+    try:
+        return ObjectArea(obstore.store.from_url(at, mkdir=True) if at.startswith("file:") else obstore.store.from_url(at))
+    except Exception as error:
+        raise InvalidInput(f"at={at!r}: not an object-storage URL: {error}") from error

@@ -1,0 +1,257 @@
+"""``Store``: everything an agent keeps, behind one URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from . import registry
+from .engines.base import Capabilities, Engine, Node, Status, current, innermost
+from .errors import InvalidInput, InvalidName, TransactionError
+from .naming import physical_name
+from .rows import RowType, row_type
+from .schema import ClientKeys, build
+from .stores.blobs import AsyncBlobs
+from .stores.kv import AsyncKV
+from .stores.records import AsyncRecords
+from .stores.vectors import AsyncVectors, open_vectors
+from .table import AsyncTable
+from .urls import parse
+from .values import check_text
+
+T = TypeVar("T")
+
+
+class AsyncTransaction:
+    """``async with store.transaction() as tx``: commits at the end, rolls back on any exception. Inside another one it is
+    a savepoint. ``tx`` has the store's methods, and every handle of the store takes part while it is open."""
+
+    def __init__(self, store: AsyncStore, isolation: str | None) -> None:
+        self._store = store
+        self._isolation = isolation
+        self._node: Node | None = None
+        self._token: Token[Node | None] | None = None
+
+    async def __aenter__(self) -> AsyncStore:
+        if self._node is not None:
+            raise TransactionError("a transaction object is used once; call store.transaction() again")
+        self._node = await self._store._engine.begin(isolation=self._isolation)
+        self._token = current.set(self._node)
+        return self._store
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._node is not None and self._token is not None
+        current.reset(self._token)
+        await self._store._engine.end(self._node, commit=kind is None)
+
+
+class AsyncStore:
+    """One store. Opening tables and stores does no I/O; they are made on first use."""
+
+    def __init__(self, engine: Engine, prefix: str = "") -> None:
+        self._engine = engine
+        self._prefix = prefix
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; a ``False`` here and an ``Unsupported`` on the call always agree."""
+        return self._engine.capabilities
+
+    @property
+    def durable(self) -> bool:
+        """Whether acknowledged writes survive the process."""
+        return self._engine.durable
+
+    @property
+    def scope(self) -> Literal["process", "cluster"]:
+        """Who shares the data: this process, or every process that opens the URL."""
+        return "cluster" if self._engine.durable else "process"
+
+    def table(
+        self,
+        model_or_name: Any,
+        schema: Any = None,
+        *,
+        key: str | Sequence[str],
+        indexes: Iterable[str | Sequence[str]] = (),
+        unique: Iterable[str | Sequence[str]] = (),
+        text: Mapping[str, float] | Iterable[str] | None = None,
+        ttl: str | None = None,
+        client_keys: ClientKeys = "if-missing",
+    ) -> AsyncTable[Any]:
+        """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
+
+        ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
+        key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
+        index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
+        the model by ``howdah.vector(dim)``. Raises ``InvalidInput`` saying what does not fit.
+        """
+        rows, name = _described(model_or_name, schema)
+        if self._prefix:
+            raise InvalidInput("a scoped store has key-values, records, vectors and blobs; for tables use the store itself")
+        made = build(
+            name, rows.columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
+        )
+        return AsyncTable(self._engine, made, rows, physical_name(name))
+
+    def kv(self, name: str = "default", *, key: type = str, value: Any = None) -> AsyncKV:
+        """Key-values: text (or integer) keys, any JSON value; ``value`` names a model that validates them."""
+        return AsyncKV(self._engine, _store_name(name), key=key, value=value, prefix=self._prefix)
+
+    def records(self, name: str = "default") -> AsyncRecords:
+        """JSON objects under text keys, with times, filters and pages."""
+        return AsyncRecords(self._engine, _store_name(name), prefix=self._prefix)
+
+    def vectors(
+        self,
+        model_or_name: Any = "default",
+        schema: Any = None,
+        *,
+        key: str = "key",
+        dim: int | None = None,
+        metric: Literal["cosine", "l2", "ip"] = "cosine",
+        dtype: Literal["float32", "float16", "int8"] = "float32",
+        sparse_dim: int | None = None,
+        sparse_metric: Literal["cosine", "ip"] = "cosine",
+        text: Mapping[str, float] | Iterable[str] | None = None,
+        model: str | None = None,
+        **index: Any,
+    ) -> AsyncVectors[Any]:
+        """Vectors with metadata: ``Vector`` rows by name alone, or rows of your own model.
+
+        ``dim`` is the length of dense vectors (default: that of the first one stored), ``sparse_dim`` that of sparse
+        ones; ``text={"content": 1}`` adds a text index; ``model`` names what made the vectors, and another name later is
+        refused with ``EmbeddingMismatch``; ``index=HNSW(…)`` tunes the index, ``index=None`` does without.
+        """
+        name = model_or_name if isinstance(model_or_name, str) else None
+        if name is not None:
+            _store_name(name)
+        return open_vectors(
+            self._engine,
+            model_or_name,
+            schema,
+            key=key,
+            dim=dim,
+            metric=metric,
+            dtype=dtype,
+            sparse_dim=sparse_dim,
+            sparse_metric=sparse_metric,
+            text=text,
+            model=model,
+            prefix=self._prefix,
+            **index,
+        )
+
+    def blobs(self, name: str = "default", *, max_bytes: int | None = -1, at: Any = None) -> AsyncBlobs:
+        """Bytes under keys, streamed in and out. ``max_bytes`` defaults to 10 MiB in the database, none on a bucket.
+
+        ``at`` puts the bytes on object storage: an obstore store, or a URL such as ``s3://bucket/prefix`` or a
+        directory ``file:///…``; rows then only hold what describes them.
+        """
+        return AsyncBlobs(self._engine, _store_name(name), max_bytes=max_bytes, at=at, prefix=self._prefix)
+
+    def scoped(self, prefix: str) -> AsyncStore:
+        """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
+        if not isinstance(prefix, str) or not prefix:
+            raise InvalidName(f"scoped({prefix!r}): expected text that is not empty")
+        check_text(prefix, "scope")
+        return AsyncStore(self._engine, f"{self._prefix}{prefix}:")
+
+    def transaction(self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None) -> AsyncTransaction:
+        """One transaction over every store: commits at the end of the block, rolls back on any exception.
+
+        Inside another one it is a savepoint. Concurrent tasks started inside take part, one at a time. ``isolation`` is
+        Postgres' (default read committed); SQLite is always serializable.
+        """
+        return AsyncTransaction(self, isolation)
+
+    async def transact(self, fn: Callable[[AsyncStore], Coroutine[Any, Any, T]], *, retries: int = 3) -> T:
+        """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
+        from .errors import Conflict
+
+        for attempt in range(retries + 1):
+            try:
+                async with self.transaction() as tx:
+                    return await fn(tx)
+            except Conflict:
+                if attempt == retries or innermost(self._engine) is not None:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def status(self) -> Status:
+        """Where the data is, which database holds it, and its size in bytes."""
+        return await self._engine.status()
+
+    async def maintain(self) -> None:
+        """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
+        await self._engine.background()
+
+    async def migrate(self, tables: Sequence[AsyncTable[Any]] = ()) -> None:
+        """Create or grow the given tables now instead of on first use."""
+        for table in tables:
+            await table._ensure()
+
+    async def close(self) -> None:
+        """Release what this store opened; a caller's own pool stays open."""
+        if innermost(self._engine) is not None:
+            raise TransactionError("close() inside a transaction of the same store: end the transaction first")
+        await self._engine.close()
+
+
+def _described(model_or_name: Any, schema: Any) -> tuple[RowType, str]:
+    if isinstance(model_or_name, str):
+        if schema is None:
+            raise InvalidInput(f"table {model_or_name!r}: give its rows as a model class or JSON Schema, too")
+        return row_type(schema), model_or_name
+    if schema is not None:
+        raise InvalidInput("give either a model, or a name and a schema")
+    rows = row_type(model_or_name)
+    if rows.name is None:
+        raise InvalidInput("this schema has no title: give the table a name, store.table(\"name\", schema, …)")
+    return rows, rows.name
+
+
+def _store_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidName(f"store name {name!r}: expected text that is not empty")
+    return check_text(name, "store name")
+
+
+async def connect_async(
+    url: Any,
+    *,
+    schema: str | None = None,
+    create: bool = True,
+    pool: Any = None,
+    clock: Callable[[], float] | None = None,
+    busy_timeout: float | None = None,
+    pool_size: int | None = None,
+    pooler: bool | None = None,
+) -> AsyncStore:
+    """Open a store: ``agent.db``, ``memory:``, ``postgresql://…`` or ``pg:./data``.
+
+    ``schema`` is the Postgres schema of the tables (``howdah``); ``create=False`` runs no DDL (``SetupRequired`` when
+    something is missing); ``pool`` is an asyncpg pool of yours, used and never closed; ``clock`` gives seconds since 1970;
+    ``busy_timeout`` is how many seconds a SQLite write waits for other programs; ``pool_size`` how many Postgres
+    connections at most; ``pooler=True`` means that a transaction-mode pooler stands between.
+    """
+    return AsyncStore(await open_engine(url, inline=False, schema=schema, create=create, pool=pool, clock=clock,
+                                        busy_timeout=busy_timeout, pool_size=pool_size, pooler=pooler))  # fmt: skip
+
+
+async def open_engine(url: Any, *, inline: bool, **options: Any) -> Engine:
+    """The engine of a URL; ``inline`` for the blocking face."""
+    parsed = parse(url)
+    return await registry.opener(parsed)(parsed, inline=inline, options=options)

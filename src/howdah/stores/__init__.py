@@ -1,0 +1,1 @@
+"""Stores: thin, typed views of a table."""

@@ -1,0 +1,492 @@
+"""``Table``, the one primitive: typed rows under a key, with criteria, pages, aggregates and search."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from . import aggregates
+from .check import Checker, checker
+from .criteria import Columns, Criteria, Order, Where, excludes_nothing, resolve, resolve_order
+from .engines.base import Engine, Op, Work, innermost
+from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, UnfilteredDelete
+from .fused import Searching
+from .hits import Hits, Leg
+from .ids import uuid7
+from .pages import Page, binding, check_limit, decode_cursor, encode_cursor
+from .query import AsyncQuery
+from .rows import RowType
+from .schema import Schema
+from .search.fusion import Fusion
+from .values import MISSING
+
+R = TypeVar("R")
+Driver = list[Any]
+
+
+class AsyncTable(Generic[R]):
+    """Rows of one type. Opened by ``store.table(…)``; made or grown in the database on first use."""
+
+    def __init__(self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None) -> None:
+        self._engine = engine
+        self._schema = schema
+        self._rows = rows
+        self._ops = engine.table(schema, physical)
+        self._mapping_column = mapping_column
+        self._ready = False
+        limited = {n for index in (schema.key, *schema.unique) for n in index}
+        self._checkers: list[tuple[str, Checker]] = [(c.name, checker(c, key=c.name in limited)) for c in schema.columns]
+        self._by_name = dict(self._checkers)
+        self._read: Callable[[Sequence[Any]], dict[str, Any]] = self._ops.reader(schema.names)
+        self._searching = Searching(self._schema, self._ops)
+        self._c = Columns(schema)
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._schema.name
+
+    @property
+    def c(self) -> Columns:
+        """The columns, for criteria: ``t.c.age >= 18``."""
+        return self._c
+
+    @property
+    def schema(self) -> Schema:
+        """The declaration, checked."""
+        return self._schema
+
+    # Preparing rows ----------------------------------------------------------------------------------------------
+
+    async def _ensure(self) -> None:
+        if self._ready:
+            return
+        await self._engine.ensure(self._ops)
+        node = innermost(self._engine)
+        if node is None:
+            self._ready = True
+        else:
+            node.after.append(self._mark_ready)
+
+    def _mark_ready(self) -> None:
+        self._ready = True
+
+    def _stored(self, row: Any, where: str = "row") -> list[Any]:
+        """The row's values in declared order, checked; ``MISSING`` for a key that is to be generated."""
+        try:
+            found = self._rows.to_dict(row)
+            values = []
+            for column, (name, check) in zip(self._schema.columns, self._checkers, strict=True):
+                value = found.pop(name, MISSING)
+                if value is MISSING and not column.auto:
+                    value = column.default if column.default is not MISSING else None
+                    if value is None and not column.nullable:
+                        raise InvalidValue(f"column {name!r} is required ({column.describe()})")
+                if column.auto and (value is None or value is MISSING or self._schema.client_keys == "never"):
+                    if self._schema.client_keys == "always":
+                        raise InvalidInput(f"column {name!r}: a key is required (client_keys='always')")
+                    value = self._generated(column.kind)
+                elif value is not None:
+                    value = check(value)
+                elif not column.nullable:
+                    raise InvalidValue(f"column {name!r} must not be null ({column.describe()})")
+                values.append(value)
+            if found:
+                unknown = ", ".join(repr(n) for n in found)
+                raise InvalidValue(f"no column {unknown}; the table has {', '.join(self._schema.names)}")
+        except InvalidInput as error:
+            raise type(error)(f"{self._schema.name}: {where}: {error}") from error.__cause__
+        return values
+
+    def _generated(self, kind: str) -> Any:
+        if kind == "integer":
+            return MISSING
+        made = uuid7(int(self._engine.now() * 1000))
+        return made if kind == "uuid" else str(made)
+
+    def key_of(self, key: Any) -> tuple[Any, ...]:
+        """A key argument (value, tuple in declared order, mapping or row) as a checked tuple."""
+        names = self._schema.key
+        if isinstance(key, Mapping):
+            missing = [n for n in names if n not in key]
+            if missing:
+                raise InvalidKey(f"{self._schema.name}: the key lacks {', '.join(missing)}")
+            values = tuple(key[n] for n in names)
+        elif isinstance(key, tuple):
+            values = key
+        elif len(names) > 1 or hasattr(key, names[0]) and not isinstance(key, (str, bytes, int, float)):
+            try:
+                values = tuple(getattr(key, n) for n in names)
+            except AttributeError:
+                raise InvalidKey(f"{self._schema.name}: the key is ({', '.join(names)}), got {type(key).__name__}") from None
+        else:
+            values = (key,)
+        if len(values) != len(names):
+            raise InvalidKey(f"{self._schema.name}: the key is ({', '.join(names)}), got {len(values)} values")
+        try:
+            return tuple(self._by_name[n](v) for n, v in zip(names, values, strict=True))
+        except InvalidInput as error:
+            raise InvalidKey(f"{self._schema.name}: key: {error}") from error
+
+    def _driver_key(self, key: Any) -> tuple[Any, ...]:
+        return tuple(self._ops.encode_value(n, v) for n, v in zip(self._schema.key, self.key_of(key), strict=True))
+
+    def _public_key(self, key: Sequence[Any]) -> Any:
+        """A driver key as callers see it: the value, or a tuple."""
+        values = tuple(self._ops.reader(self._schema.key)(key).values())
+        return values[0] if len(values) == 1 else values
+
+    def _row(self, driver: Sequence[Any]) -> R:
+        found = self._read(driver)
+        return found if self._rows.from_dict is None else self._rows.from_dict(found)  # type: ignore[return-value]
+
+    def _criteria(self, where: Where | None) -> Criteria | None:
+        return resolve(where, self._schema, self._mapping_column)
+
+    def _required(self, where: Where | None) -> Criteria:
+        found = self._criteria(where)
+        if found is None:
+            raise EmptyCriteria(f"{self._schema.name}: criteria are required here; to mean every row, use clear()")
+        if excludes_nothing(found):
+            raise UnfilteredDelete(f"{self._schema.name}: the criteria exclude nothing; to mean every row, use clear()")
+        return found
+
+    async def _write(self, work: Work[Any], *, single: bool = False) -> Any:
+        await self._ensure()
+        result = await self._engine.write(work, single=single)
+        self._engine.watch(self._ops)
+        return result
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, row: R | Mapping[str, Any]) -> R:
+        """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.
+
+        Raises ``InvalidValue`` for a bad row and ``DuplicateKey`` when a unique index refuses it.
+        """
+        return (await self.put_many([row]))[0]
+
+    async def put_many(self, rows: Iterable[R | Mapping[str, Any]]) -> list[R]:
+        """Put many rows at once, all or none; ``result[i]`` belongs to ``rows[i]``. Of equal keys the last wins."""
+        if isinstance(rows, (str, bytes, Mapping)):
+            raise InvalidInput(f"{self._schema.name}: put_many takes an iterable of rows, got {type(rows).__name__}")
+        stored = [self._stored(row, f"row {i}") for i, row in enumerate(rows)]
+        if not stored:
+            return []
+        driver = await self.put_stored(stored)
+        return [self._row(d) for d in driver]
+
+    async def put_stored(self, stored: Sequence[list[Any]]) -> list[Driver]:
+        """Put checked rows; the rows in driver form, one for each given."""
+        ops, places = self._ops, self._ops.key_places
+        generated = self._schema.auto is not None and self._schema.auto.kind == "integer"
+        fresh: list[Driver] = []
+        unique: dict[tuple[Any, ...], Driver] = {}
+        slots: list[Any] = []
+        place = -1
+        if generated and self._schema.auto is not None:
+            place = self._schema.names.index(self._schema.auto.name)
+        for values in stored:
+            if generated and values[place] is MISSING:
+                row = ops.encode([None if v is MISSING else v for v in values])
+                fresh.append(row)
+                slots.append(row)
+                continue
+            row = ops.encode(values)
+            key = tuple(row[i] for i in places)
+            unique[key] = row
+            slots.append(key)
+        rows = list(unique.values())
+        single = not fresh and ops.plain and len(rows) == 1 and not generated
+
+        def work() -> Op[list[Driver]]:
+            made: list[Driver] = []
+            if rows:
+                yield from ops.put(rows)
+                if generated:
+                    yield from ops.numbers.raise_to(max(r[place] for r in rows))
+            if fresh:
+                made = yield from ops.insert_generated(fresh, place, _same)
+            return made
+
+        made = iter(await self._write(work, single=single))
+        return [next(made) if isinstance(slot, list) else unique[slot] for slot in slots]
+
+    async def create(self, row: R | Mapping[str, Any]) -> R | None:
+        """Insert a row only if its key is free (an expired row counts as absent); ``None`` if it is not.
+
+        Of any number of racing callers exactly one gets the row. Raises ``DuplicateKey`` for a unique index.
+        """
+        values = self._stored(row)
+        if MISSING in values:
+            return (await self.put_many([row]))[0]
+        driver = self._ops.encode(values)
+        made = await self._write(lambda: self._ops.create(driver), single=not self._ops.hidden and self._ops.plain)
+        return self._row(driver) if made else None
+
+    async def upsert(self, row: R | Mapping[str, Any], on: str | Sequence[str]) -> tuple[R, bool]:
+        """Overwrite in place the row with the same value of the unique index ``on``, else insert.
+
+        Returns the stored row, which keeps its primary key, and whether it was inserted. ``on`` names exactly one
+        declared unique index, its columns in any order; a null among them is ``InvalidInput``.
+        """
+        wanted = (on,) if isinstance(on, str) else tuple(on)
+        index = next((u for u in self._schema.unique if sorted(u) == sorted(wanted)), None)
+        if index is None:
+            known = ", ".join(str(u) for u in self._schema.unique) or "none"
+            raise InvalidInput(f"{self._schema.name}: on={on!r} is no declared unique index; there are: {known}")
+        values = self._stored(row)
+        for name in index:
+            if values[self._schema.names.index(name)] is None:
+                raise InvalidInput(f"{self._schema.name}: on={on!r}: {name!r} is null, and nulls are never equal")
+        ops, auto = self._ops, self._schema.auto
+
+        def work() -> Op[tuple[Driver, bool]]:
+            driver = ops.encode([None if v is MISSING else v for v in values])
+
+            def generate() -> Op[Driver]:
+                made = list(driver)
+                if MISSING in values and auto is not None:
+                    yield from ops.numbers.guard()
+                    made[self._schema.names.index(auto.name)] = (yield from ops.numbers.allocate(1))[0]
+                return made
+
+            return (yield from ops.upsert(list(driver), index, generate))
+
+        driver, inserted = await self._write(work)
+        return self._row(driver), bool(inserted)
+
+    def _patch(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(patch, Mapping) or not patch:
+            raise InvalidInput(f"{self._schema.name}: patch {patch!r:.80}: expected a mapping of columns to new values")
+        found: dict[str, Any] = {}
+        for name, value in patch.items():
+            column = self._schema.column(name)
+            if name in self._schema.key:
+                raise InvalidInput(f"{self._schema.name}: patch: {name!r} is part of the key and cannot change")
+            if value is None:
+                if not column.nullable:
+                    raise InvalidValue(f"{self._schema.name}: patch: column {name!r} must not be null")
+                found[name] = None
+            else:
+                found[name] = self._ops.encode_value(name, self._by_name[name](value))
+        return found
+
+    async def update_one(self, where: Where, patch: Mapping[str, Any]) -> R | None:
+        """Compare and set: give the first matching row in key order the values of ``patch``; the row, or ``None``.
+
+        Of two racing calls with the same match exactly one succeeds.
+        """
+        found, change = self._required(where), self._patch(patch)
+        row = await self._write(lambda: self._ops.update_one(found, change))
+        return None if row is None else self._row(row)
+
+    async def update_where(self, where: Where, patch: Mapping[str, Any]) -> int:
+        """Give every matching row the values of ``patch``, in one transaction; how many there were."""
+        found, change = self._required(where), self._patch(patch)
+        return len(await self._write(lambda: self._ops.update(None, found, change, self._schema.key)))
+
+    async def merge(self, row: Mapping[str, Any]) -> R:
+        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
+        if not isinstance(row, Mapping):
+            raise InvalidInput(f"{self._schema.name}: merge takes a mapping of columns, got {type(row).__name__}")
+        key = self._driver_key(row)
+        change = {n: v for n, v in row.items() if n not in self._schema.key}
+        patch = self._patch(change) if change else {}
+
+        def work() -> Op[Any]:
+            while True:
+                if patch:
+                    rows = yield from self._ops.update([key], None, patch, self._schema.names)
+                else:
+                    rows = yield from self._ops.get_many([key], self._schema.names)
+                if rows:
+                    return rows[0]
+                fresh = self._ops.encode(self._stored(row))
+                if (yield from self._ops.create(fresh)):
+                    return fresh
+
+        return self._row(await self._write(work))
+
+    async def delete(self, key: Any) -> bool:
+        """Delete by key (or row); whether it was there."""
+        found = self._driver_key(key)
+        return bool(await self._write(lambda: self._ops.delete([found]), single=self._ops.text is None))
+
+    async def delete_many(self, keys: Iterable[Any]) -> int:
+        """Delete by keys, all in one transaction; how many were there."""
+        found = list(dict.fromkeys(self._driver_key(k) for k in keys))
+        return int(await self._write(lambda: self._ops.delete(found))) if found else 0
+
+    async def delete_where(self, where: Where) -> int:
+        """Delete every match, in one transaction; how many there were.
+
+        Raises ``EmptyCriteria`` for none and ``UnfilteredDelete`` for criteria that exclude nothing.
+        """
+        found = self._required(where)
+        return int(await self._write(lambda: self._ops.delete_where(found)))
+
+    async def clear(self) -> int:
+        """Delete all rows; table, indexes and bookkeeping stay. How many there were."""
+        return int(await self._write(self._ops.clear))
+
+    async def drop(self) -> None:
+        """Remove the table with its data and indexes."""
+        await self._engine.drop(self._ops)
+        self._ready = False
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: Any) -> R | None:
+        """The row with this key, or ``None``."""
+        found = self._driver_key(key)
+        if not self._ready:
+            await self._ensure()
+        row = await self._engine.get(self._ops, found, self._schema.names)
+        return None if row is None else self._row(row)
+
+    async def get_many(self, keys: Iterable[Any]) -> dict[Any, R]:
+        """The rows found, by key value (or tuple), in the order asked."""
+        wanted = list(dict.fromkeys(self._driver_key(k) for k in keys))
+        if not wanted:
+            return {}
+        await self._ensure()
+        rows = await self._engine.read(lambda: self._ops.get_many(wanted, self._schema.names))
+        found = {tuple(r[i] for i in self._ops.key_places): r for r in rows}
+        return {self._public_key(k): self._row(found[k]) for k in wanted if k in found}
+
+    def query(
+        self,
+        where: Where | None = None,
+        *,
+        order_by: Any = None,
+        limit: int | None = None,
+        offset: int = 0,
+        select: Sequence[str] | None = None,
+        covering: bool = False,
+    ) -> AsyncQuery[R]:
+        """Rows that match, in order: iterate to stream them, or call ``all()`` or ``first()``.
+
+        ``where`` is criteria or a mapping; ``order_by`` a column name, ``-name``, ``col.desc()`` or a list of them, key
+        columns breaking ties; ``select`` gives dicts of just those columns; ``covering=True`` insists that an index
+        serves the query alone, else ``NoCoveringIndex``. A stream reads in batches and holds no connection between.
+        """
+        return AsyncQuery(
+            self,  # type: ignore[arg-type]  # the query asks only for what it needs
+            self._criteria(where),
+            resolve_order(order_by, self._schema, self._mapping_column),
+            explicit_order=order_by is not None,
+            limit=check_limit(limit),
+            offset=check_limit(offset, "offset") or 0,
+            select=select,
+            covering=covering,
+        )
+
+    async def page(
+        self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
+    ) -> Page[R]:
+        """One page by keyset: right under concurrent writes. ``cursor`` is the last page's ``next_cursor``.
+
+        Raises ``InvalidCursor`` for a cursor of another table, filter or order. ``limit=None`` gives everything.
+        """
+        criteria = self._criteria(where)
+        orders = resolve_order(order_by, self._schema, self._mapping_column)
+        size = check_limit(limit)
+        bound = binding(self._ops.physical, criteria, orders)
+        after = None if cursor is None else decode_cursor(cursor, bound, len(orders))
+        if size == 0:
+            return Page([], None)
+        rows, last = await self._page(criteria, orders, size, after)
+        return Page([self._row(r) for r in rows], None if last is None else encode_cursor(last, bound))
+
+    async def _page(
+        self, criteria: Criteria | None, orders: Sequence[Order], size: int | None, after: Sequence[Any] | None
+    ) -> tuple[list[Sequence[Any]], list[Any] | None]:
+        """Rows of a page, and the sort values of the last one if more follow."""
+        await self._ensure()
+        take = None if size is None else size + 1
+        names = self._schema.names
+        rows = await self._engine.read(
+            lambda: self._ops.select(criteria, orders, names=names, limit=take, after=after, sort_keys=True)
+        )
+        if size is None or len(rows) <= size:
+            return rows, None
+        return rows[:size], list(rows[size - 1][len(names) :])
+
+    async def pages(self, where: Where | None = None, *, order_by: Any = None, size: int = 100) -> AsyncIterator[list[R]]:
+        """Every page in turn, as lists that are never empty."""
+        check_limit(size, "size", least=1)
+        cursor: str | None = None
+        while True:
+            page = await self.page(where, order_by=order_by, limit=size, cursor=cursor)
+            if page.items:
+                yield page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def count(self, where: Where | None = None) -> int:
+        """How many rows match; all for ``None`` or ``{}``."""
+        criteria = None if isinstance(where, Mapping) and not where else self._criteria(where)
+        await self._ensure()
+        return await self._engine.read(lambda: self._ops.count(criteria), heavy=True)
+
+    async def aggregate(
+        self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
+    ) -> list[dict[str, Any]]:
+        """Aggregates by group: ``await t.aggregate(by="kind", n=count_(), total=sum_(t.c.price))``.
+
+        One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
+        """
+        groups = (by,) if isinstance(by, str) else tuple(by)
+        for name in groups:
+            if self._schema.column(name).kind in ("json", "vector", "sparse"):
+                raise InvalidInput(f"{self._schema.name}: rows cannot be grouped by {name!r}")
+        if not values:
+            raise InvalidInput(f"{self._schema.name}: name at least one aggregate, e.g. n=count_()")
+        clash = [n for n in groups if n in values]
+        if clash:
+            raise InvalidInput(f"{self._schema.name}: {clash[0]!r} names both a group and an aggregate")
+        wanted = {n: aggregates.check(n, v, self._schema) for n, v in values.items()}
+        criteria = self._criteria(where)
+        await self._ensure()
+        return await self._engine.read(lambda: self._ops.aggregate(groups, wanted, criteria), heavy=True)
+
+    async def search(
+        self,
+        dense: Any = None,
+        *,
+        sparse: Any = None,
+        text: str | None = None,
+        legs: Sequence[Leg] | None = None,
+        limit: int | None = 10,
+        where: Where | None = None,
+        min_score: float | None = None,
+        fusion: str | Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        exact: bool = False,
+        ef: int | None = None,
+        explain: bool = False,
+    ) -> Hits[R]:
+        """The best rows by vector, sparse vector, text, or several of them fused; filters act inside the search.
+
+        A vector hit's score is its similarity (cosine −1 … 1), a text hit's its BM25, a fused one is in [0, 1]; ties go
+        by key. Never fewer hits than exist. ``hits.plan`` tells how each leg was answered, ``explain`` each leg's share.
+        Raises ``Unsupported`` for a leg the table has no data for, ``DimensionMismatch`` for a vector of another length.
+        """
+        plan = self._searching.plan(dense, sparse, text, legs, check_limit(limit), min_score, fusion, weights, ef)
+        criteria = self._criteria(where)
+        if plan.limit == 0:
+            return Hits([], {})
+        await self._ensure()
+        private = innermost(self._engine) is not None
+        found = await self._engine.read(
+            lambda: self._searching.run(plan, criteria, exact=exact, private=private), heavy=True
+        )
+        return self._searching.hits(found, plan, self._row, self._public_key, explain=explain)
+
+
+def _same(number: int) -> int:
+    return number
+
+
