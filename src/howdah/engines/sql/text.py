@@ -90,7 +90,7 @@ class TextIndex:
         test = self.dialect.in_test("term", params, list(terms), "text", negated=False)
         null = "NULL" if self.dialect.name == "sqlite" else "NULL::bytea"
         rows = yield Stmt(
-            f"SELECT NULL, coalesce(sum(docs), 0), {null}, coalesce(sum(length), 0) FROM {self.stat}"
+            f"SELECT NULL, CAST(coalesce(sum(docs), 0) AS bigint), {null}, CAST(coalesce(sum(length), 0) AS bigint) FROM {self.stat}"
             f" UNION ALL SELECT term, n, data, 0 FROM {self.post} WHERE {test}",
             params.values,
         )

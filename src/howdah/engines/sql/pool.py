@@ -1,0 +1,185 @@
+"""Connections to Postgres: a small pool without a round trip per use, or a caller's own pool; errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+
+from ...errors import (
+    BackendError,
+    Closed,
+    Conflict,
+    DuplicateKey,
+    Error,
+    InvalidFilter,
+    InvalidValue,
+    LimitExceeded,
+    StartupError,
+    Timeout,
+    TransactionError,
+)
+from ..base import Op
+
+T = TypeVar("T")
+Connection = Any
+
+
+class Connections(Protocol):
+    """Where connections come from."""
+
+    async def acquire(self) -> Connection: ...
+    def release(self, connection: Connection) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Pool:
+    """At most ``size`` connections, the one used last first; no state is kept on them, so none is reset."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int) -> None:
+        self._connect = connect
+        self._size = size
+        self._free: list[Connection] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._open = 0
+        self._closed = False
+
+    async def acquire(self) -> Connection:
+        """A connection; waits while all are in use."""
+        while True:
+            if self._closed:
+                raise Closed("the store is closed")
+            while self._free:
+                connection = self._free.pop()
+                if not connection.is_closed():
+                    return connection
+                self._open -= 1
+            if self._open < self._size:
+                self._open += 1
+                try:
+                    return await self._connect()
+                except BaseException:
+                    self._open -= 1
+                    self._wake()
+                    raise
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._wake()
+                raise
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def release(self, connection: Connection) -> None:
+        """Give a connection back; one that broke, or is in the middle of something, is thrown away."""
+        if connection.is_closed() or self._closed:
+            self._open -= 1
+            if not connection.is_closed():
+                connection.terminate()
+        elif connection.is_in_transaction():
+            self._open -= 1
+            connection.terminate()
+        else:
+            self._free.append(connection)
+        self._wake()
+
+    async def close(self) -> None:
+        """Close the free connections; those in use close when they come back."""
+        self._closed = True
+        while self._free:
+            connection = self._free.pop()
+            try:
+                await connection.close(timeout=5)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
+        while self._waiting:
+            self._wake()
+
+
+class BorrowedPool:
+    """A caller's asyncpg pool: used, never closed."""
+
+    def __init__(self, pool: Any, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+        self._pool = pool
+        self._prepare = prepare
+        self._prepared: set[int] = set()
+
+    async def acquire(self) -> Connection:
+        """One of the pool's connections, with Howdah's type codecs."""
+        connection = await self._pool.acquire()
+        raw = id(connection._con)
+        if raw not in self._prepared:
+            await self._prepare(connection)
+            self._prepared.add(raw)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Give it back."""
+        task = asyncio.ensure_future(self._pool.release(connection))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def close(self) -> None:
+        """Nothing: the pool is the caller's."""
+
+
+def translate(error: BaseException, place: str) -> Error:
+    """The Howdah error for a driver's error; never with a password in it."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, asyncpg.UniqueViolationError):
+        detail = error.detail or ""
+        columns = tuple(c.strip().strip('"') for c in detail.partition("(")[2].partition(")=")[0].split(","))
+        return DuplicateKey(f"another row already has this value of {', '.join(columns)}", index=columns)
+    if isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)):
+        return Conflict(f"another transaction changed the same rows: {text}")
+    if isinstance(error, (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)):
+        return StartupError(f"{place}: the server refuses this user or password: {text}")
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return StartupError(f"{place}: {text}; create it first, e.g. with createdb")
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):
+        return TransactionError(f"an earlier statement of this transaction failed; it can only be rolled back: {text}")
+    if isinstance(error, (asyncpg.QueryCanceledError, TimeoutError)):
+        return Timeout(f"{place}: {text}")
+    if isinstance(error, asyncpg.ProgramLimitExceededError):
+        return LimitExceeded(f"{place}: {text}")
+    if isinstance(error, asyncpg.InvalidRegularExpressionError):
+        return InvalidFilter(text)
+    if isinstance(error, (asyncpg.DataError, asyncpg.exceptions.DataError)):
+        return InvalidValue(f"{place}: {text}")
+    if isinstance(error, asyncpg.DiskFullError):
+        return BackendError(f"{place}: the server's disk is full; nothing was changed")
+    return BackendError(f"{place}: {text}")
+
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+async def run(connection: Connection, op: Op[T], place: str) -> T:
+    """Drive an operation to its end on this connection."""
+    try:
+        statement = next(op)
+        while True:
+            try:
+                if statement.many:
+                    await connection.executemany(statement.sql, statement.params)
+                    rows: Any = []
+                else:
+                    rows = await connection.fetch(statement.sql, *statement.params)
+            except DRIVER_ERRORS as error:
+                wrapped = translate(error, place)
+                wrapped.__cause__ = error
+                statement = op.throw(wrapped)
+            else:
+                statement = op.send(rows)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # the generator's return value

@@ -1,0 +1,503 @@
+"""The Postgres engine: a server with pgvector, or the embedded one, over asyncpg."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+try:
+    import asyncpg
+except ImportError as missing:
+    from ...errors import StartupError as _StartupError
+
+    raise _StartupError("Postgres needs its driver: pip install 'howdah[postgres]' (or 'howdah[pg]' with a server)") from missing
+
+from ...errors import BackendError, Closed, Conflict, Error, InvalidInput, SetupRequired, StartupError, TransactionError
+from ...registry import option
+from ...schema import Schema
+from ...urls import Url
+from ...values import check_name
+from ..base import Capabilities, Node, Op, Status, Stmt, Work, innermost
+from .dialect import PostgresDialect
+from .embedded import EmbeddedServer
+from .pool import DRIVER_ERRORS, BorrowedPool, Connection, Connections, Pool, run, translate
+from .postgres_table import PostgresTable
+from .setup import Setup, system_ddl
+from .upkeep import merge_begin, merge_step, sweep_step
+
+T = TypeVar("T")
+log = logging.getLogger("howdah")
+RETRIES = 5
+UPKEEP_EVERY = 60.0
+_OWN = ("schema", "pool_size", "pooler")
+_EMBEDDED = ("schema", "pool_size", "shared_buffers")
+
+
+class PostgresEngine:
+    """One store's connections to a Postgres server."""
+
+    name = "postgres"
+    scope = "cluster"
+    durable = True
+    inline = False
+    capabilities = Capabilities()
+
+    def __init__(
+        self, *, schema: str, create: bool, place: str, clock: Callable[[], float] | None, pooler: bool, server: EmbeddedServer | None
+    ) -> None:
+        self.dialect = PostgresDialect(schema)
+        self.setup = Setup(self.dialect, create=create)
+        self.place = place
+        self.pooler = pooler
+        self.pool: Connections
+        self._clock = clock
+        self._offset = 0.0
+        self._vectors = False
+        self._server = server
+        self._closed = False
+        self._tables: dict[str, PostgresTable] = {}
+        self._upkeep: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._schema_ready = False
+
+    def now(self) -> float:
+        return self._clock() if self._clock is not None else time.time() + self._offset
+
+    # Opening -----------------------------------------------------------------------------------------------------
+
+    async def prepare(self, connection: Connection) -> None:
+        """Codecs and search settings of a new connection; with a pooler between, no session state."""
+        if self._vectors:
+            for name in ("vector", "halfvec", "sparsevec"):
+                await connection.set_type_codec(
+                    name, schema=self.dialect.vector_schema, encoder=bytes, decoder=bytes, format="binary"
+                )
+            if not self.pooler:
+                await connection.execute("SET hnsw.iterative_scan = relaxed_order; SET hnsw.ef_search = 100")
+
+    async def start(self) -> None:
+        """Look at the server: its clock, its version, pgvector; create the bookkeeping."""
+        connection = await self._acquire()
+        try:
+            if connection.get_server_version().major < 16:
+                version = connection.get_server_version().major
+                raise StartupError(f"{self.place}: runs Postgres {version}; Howdah needs 16 or later")
+            before = time.time()
+            server = await connection.fetchval("SELECT clock_timestamp()")
+            self._offset = server.timestamp() - (before + time.time()) / 2
+            if self.setup.create:
+                await self._create_system(connection)
+            found = await self._vector_schema(connection)
+            if found is not None:
+                self.dialect.vector_schema = found
+                self._vectors = True
+                await self.prepare(connection)
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.place) from error
+        finally:
+            self.pool.release(connection)
+
+    async def _create_system(self, connection: Connection) -> None:
+        exists = await connection.fetchval("SELECT to_regclass($1)", self.dialect.qualify("_howdah_migrations"))
+        if exists is not None and await self._vector_schema(connection) is not None:
+            return
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(1751, 0)")
+            for statement in system_ddl(self.dialect):
+                await connection.execute(statement)
+        if await connection.fetchval("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"):
+            # Without the right to create it, only tables with vectors are refused.
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                async with connection.transaction():
+                    await connection.execute("SELECT pg_advisory_xact_lock(1751, 0)")
+                    await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+
+    async def _vector_schema(self, connection: Connection) -> str | None:
+        found = await connection.fetchval(
+            "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+        )
+        return None if found is None else str(found)
+
+    async def _acquire(self) -> Connection:
+        if self._closed:
+            raise Closed("the store is closed")
+        try:
+            return await self.pool.acquire()
+        except DRIVER_ERRORS as error:
+            raise _unreachable(error, self.place) from error
+
+    # Running operations ------------------------------------------------------------------------------------------
+
+    async def get(self, table: PostgresTable, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+        node = innermost(self)
+        if node is not None:
+            return await self.read(lambda: table.get(key, names))
+        connection = await self._acquire()
+        try:
+            sql = table.get_sql(names)
+            if table.schema.ttl:
+                return await connection.fetchrow(sql, *key, table.moment())
+            return await connection.fetchrow(sql, *key)
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.place) from error
+        finally:
+            self.pool.release(connection)
+
+    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
+        node = innermost(self)
+        if node is not None:
+            async with node.lock:
+                return await run(node.session, work(), self.place)
+        connection = await self._acquire()
+        try:
+            if heavy and self.pooler:
+                async with connection.transaction():
+                    return await run(connection, work(), self.place)
+            return await run(connection, work(), self.place)
+        finally:
+            self.pool.release(connection)
+
+    async def write(self, work: Work[T], *, single: bool = False) -> T:
+        node = innermost(self)
+        if node is not None:
+            async with node.lock:
+                return await self._saved(node.session, work)
+        for attempt in range(RETRIES):
+            connection = await self._acquire()
+            try:
+                if single:
+                    return await run(connection, work(), self.place)
+                return await self._alone(connection, work)
+            except Conflict:
+                if attempt == RETRIES - 1:
+                    raise
+            finally:
+                self.pool.release(connection)
+            await asyncio.sleep(0.005 * 2**attempt)
+        raise AssertionError("the loop returns or raises")
+
+    async def _alone(self, connection: Connection, work: Work[T]) -> T:
+        """In a transaction of its own."""
+        try:
+            await connection.execute("BEGIN")
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.place) from error
+        try:
+            result = await run(connection, work(), self.place)
+            await connection.execute("COMMIT")
+        except BaseException as error:
+            if not connection.is_closed():
+                with suppress(*DRIVER_ERRORS):
+                    await connection.execute("ROLLBACK")
+            if isinstance(error, DRIVER_ERRORS):
+                raise translate(error, self.place) from error
+            raise
+        return result
+
+    async def _saved(self, connection: Connection, work: Work[T]) -> T:
+        """Inside an open transaction, so that a failure leaves nothing of this write."""
+        await self._command(connection, "SAVEPOINT item")
+        try:
+            result = await run(connection, work(), self.place)
+        except BaseException:
+            with suppress(*DRIVER_ERRORS):
+                await connection.execute("ROLLBACK TO item; RELEASE item")
+            raise
+        await self._command(connection, "RELEASE item")
+        return result
+
+    async def _command(self, connection: Connection, sql: str) -> None:
+        try:
+            await connection.execute(sql)
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.place) from error
+
+    async def pause(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+
+    async def snapshot(self) -> PostgresSnapshot:
+        """A transaction of its own in which every read sees the same state."""
+        connection = await self._acquire()
+        try:
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        except DRIVER_ERRORS as error:
+            self.pool.release(connection)
+            raise translate(error, self.place) from error
+        return PostgresSnapshot(self, connection)
+
+    # Transactions ------------------------------------------------------------------------------------------------
+
+    async def begin(self, *, isolation: str | None = None) -> Node:
+        parent = innermost(self)
+        if isolation is not None and isolation not in ("read committed", "repeatable read", "serializable"):
+            raise InvalidInput(f"isolation={isolation!r}: 'read committed', 'repeatable read' or 'serializable'")
+        if parent is None:
+            connection = await self._acquire()
+            try:
+                await self._command(connection, f"BEGIN ISOLATION LEVEL {(isolation or 'read committed').upper()}")
+            except BaseException:
+                self.pool.release(connection)
+                raise
+            return Node(self, None, connection, asyncio.Lock())
+        await parent.lock.acquire()
+        node = Node(self, parent, parent.session, asyncio.Lock())
+        try:
+            await self._command(node.session, f"SAVEPOINT level_{node.depth}")
+        except BaseException:
+            parent.lock.release()
+            raise
+        return node
+
+    async def end(self, node: Node, *, commit: bool) -> None:
+        if node.done:
+            raise TransactionError("this transaction has already ended")
+        if node.parent is not None:
+            try:
+                undo = "" if commit else f"ROLLBACK TO level_{node.depth}; "
+                await self._command(node.session, f"{undo}RELEASE level_{node.depth}")
+                if commit:
+                    node.parent.after.extend(node.after)
+            finally:
+                node.done = True
+                node.parent.lock.release()
+            return
+        try:
+            async with node.lock:
+                await self._command(node.session, "COMMIT" if commit else "ROLLBACK")
+        except BackendError:
+            if commit:
+                raise
+        finally:
+            node.done = True
+            self.pool.release(node.session)
+        if commit:
+            for call in node.after:
+                call()
+
+    # Tables ------------------------------------------------------------------------------------------------------
+
+    def table(self, schema: Schema, physical: str) -> PostgresTable:
+        return PostgresTable(self.dialect, schema, physical, self.now, local_settings=self.pooler)
+
+    async def ensure(self, table: PostgresTable) -> None:
+        if (table.schema.vectors or table.schema.sparse_vectors) and not self._vectors:
+            raise StartupError(
+                f"{self.place}: table {table.schema.name!r} has vectors and the server has no pgvector: install it there and run"
+                " CREATE EXTENSION vector in this database"
+            )
+        try:
+            ready = await self.read(lambda: self.setup.ready(table))
+        except BackendError:
+            if self.setup.create:
+                raise
+            raise SetupRequired(
+                f"{self.place}: schema {self.dialect.schema!r} is not set up and create=False: run `howdah migrate`, or apply"
+                " what `howdah migrate --sql` prints",
+                findings=("schema or bookkeeping tables are missing",),
+            ) from None
+        if not ready:
+
+            def work() -> Op[None]:
+                yield Stmt("SELECT pg_advisory_xact_lock(1751, 1)")
+                yield from self.setup.ensure(table)
+
+            await self.write(work)
+        self._tables.setdefault(table.physical, table)
+
+    async def drop(self, table: PostgresTable) -> None:
+        def work() -> Op[None]:
+            yield Stmt("SELECT pg_advisory_xact_lock(1751, 1)")
+            yield from self.setup.forget(table)
+
+        await self.write(work)
+        self._tables.pop(table.physical, None)
+
+    # Upkeep ------------------------------------------------------------------------------------------------------
+
+    def watch(self, table: PostgresTable) -> None:
+        if table.text is None and not table.schema.ttl:
+            return
+        if self._upkeep is None and not self._closed:
+            self._upkeep = asyncio.get_running_loop().create_task(self._upkeep_loop(), context=_empty_context())
+        if table.text is not None:
+            self._wake.set()
+
+    async def _upkeep_loop(self) -> None:
+        while not self._closed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), UPKEEP_EVERY)
+            self._wake.clear()
+            await asyncio.sleep(0.5)
+            try:
+                await self.background()
+            except Error as error:
+                if not self._closed:
+                    log.warning("upkeep will be tried again: %s", error)
+
+    async def background(self) -> bool:
+        did = False
+        for table in list(self._tables.values()):
+            if table.schema.ttl:
+                while await self.write(_guarded(table, "sweep", lambda table=table: sweep_step(table))):
+                    did = True
+            if table.text is not None and await self.read(table.text.needs_merge):
+                if await self.write(_guarded(table, "merge", lambda table=table: merge_begin(table))):
+                    start: str | None = ""
+                    while start is not None:
+                        start = await self.write(
+                            _guarded(table, "merge", lambda table=table, at=start: merge_step(table, at))
+                        )
+                    did = True
+        return did
+
+    async def status(self) -> Status:
+        def work() -> Op[Any]:
+            return (
+                yield Stmt(
+                    "SELECT current_setting('server_version'), current_database(), coalesce(sum(pg_total_relation_size(c.oid)), 0)"
+                    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                    " WHERE n.nspname = $1 AND c.relkind = 'r'",
+                    (self.dialect.schema,),
+                )
+            )
+
+        version, database, size = (await self.read(work))[0]
+        return Status("postgres", version, self.place, int(size), {"database": database, "schema": self.dialect.schema})
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._upkeep
+        self._closed = True
+        await self.pool.close()
+        if self._server is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._server.close)
+
+
+class PostgresSnapshot:
+    """Reads of one state of the database."""
+
+    def __init__(self, engine: PostgresEngine, connection: Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+
+    async def read(self, work: Work[T]) -> T:
+        """Run a read."""
+        return await run(self._connection, work(), self._engine.place)
+
+    async def close(self) -> None:
+        """Let go of the state."""
+        with suppress(*DRIVER_ERRORS):
+            await self._connection.execute("ROLLBACK")
+        self._engine.pool.release(self._connection)
+
+
+def _empty_context() -> Any:
+    import contextvars
+
+    return contextvars.Context()
+
+
+def _guarded(table: PostgresTable, purpose: str, work: Work[T]) -> Work[T | None]:
+    """``work`` unless another process does the same right now."""
+
+    def guarded() -> Op[T | None]:
+        rows = yield Stmt(
+            "SELECT pg_try_advisory_xact_lock(hashtext($1), hashtext($2))", (f"howdah:{table.name}", purpose)
+        )
+        if not rows[0][0]:
+            return None
+        return (yield from work())
+
+    return guarded
+
+
+def _unreachable(error: BaseException, place: str) -> Error:
+    if isinstance(error, (ConnectionError, FileNotFoundError, TimeoutError)) or type(error) is OSError:
+        return StartupError(f"{place}: no server answers there: {error}")
+    found = translate(error, place)
+    return found
+
+
+async def _open(
+    engine: PostgresEngine, url: Url, options: dict[str, Any], arguments: dict[str, Any]
+) -> PostgresEngine:
+    if options.get("pool") is not None:
+        engine.pool = BorrowedPool(options["pool"], engine.prepare)
+    else:
+
+        async def connect() -> Connection:
+            connection = await asyncpg.connect(**arguments, statement_cache_size=0 if engine.pooler else 500, timeout=30)
+            await engine.prepare(connection)
+            return connection
+
+        engine.pool = Pool(connect, option(url, options, "pool_size", 10, int))
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
+
+
+def _schema(url: Url, options: dict[str, Any]) -> str:
+    return check_name(option(url, options, "schema", "howdah", str), "schema")
+
+
+async def open_server(url: Url, options: dict[str, Any]) -> PostgresEngine:
+    """The engine of ``postgresql://…``; options of Howdah's are taken out of the URL, the others go to the driver."""
+    parts = urlsplit(url.text)
+    rest = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in _OWN]
+    pooler = bool(option(url, options, "pooler", False, lambda v: v.lower() in ("1", "true", "yes")))
+    dsn = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(rest)))
+    engine = PostgresEngine(
+        schema=_schema(url, options),
+        create=options["create"],
+        place=url.shown().split("?")[0],
+        clock=options["clock"],
+        pooler=pooler,
+        server=None,
+    )
+    try:
+        return await _open(engine, url, options, {"dsn": dsn})
+    except (ValueError, asyncpg.ClientConfigurationError) as error:
+        if isinstance(error, Error):
+            raise
+        raise InvalidInput(f"{url.shown()}: {error}") from error
+
+
+async def open_directory(url: Url, options: dict[str, Any]) -> PostgresEngine:
+    """The engine of ``pg:./data``."""
+    unknown = [n for n in url.options if n not in _EMBEDDED]
+    if unknown:
+        raise InvalidInput(f"{url.text}: unknown option {unknown[0]!r}; there are: {', '.join(_EMBEDDED)}")
+    if not url.rest:
+        raise InvalidInput(f"{url.text}: name a directory, e.g. pg:./data")
+    settings = {k: v for k, v in url.options.items() if k == "shared_buffers"}
+    server = EmbeddedServer(url.rest, settings)
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, server.open)
+    engine = PostgresEngine(
+        schema=_schema(url, options),
+        create=options["create"],
+        place=f"pg:{url.rest}",
+        clock=options["clock"],
+        pooler=False,
+        server=server,
+    )
+    return await _open(
+        engine,
+        url,
+        options,
+        {"host": str(server.socket_directory), "port": 5432, "user": "postgres", "database": "postgres", "ssl": False},
+    )
+
+
