@@ -53,7 +53,9 @@ def max_(column: ColumnRef | str) -> Aggregate:
 def check(name: str, found: object, schema: Schema) -> Aggregate:
     """``found`` if it is an aggregate that fits the schema."""
     if not isinstance(found, Aggregate):
-        raise InvalidInput(f"aggregate {name!r}: expected count_(), sum_(…), avg_(…), min_(…) or max_(…), got {found!r:.60}")
+        raise InvalidInput(
+            f"aggregate {name!r}: expected count_(), sum_(…), avg_(…), min_(…) or max_(…), got {found!r:.60}"
+        )
     if found.column is None:
         return found
     kind = schema.column(found.column).kind

@@ -127,7 +127,9 @@ def checker(column: Column, *, key: bool = False) -> Checker:
                 raise _wrong(where, value, "text")
             check_text(value, where)
             if key and len(value) * 4 > MAX_KEY_BYTES and len(value.encode()) > MAX_KEY_BYTES:
-                raise InvalidValue(f"{where}: {len(value.encode())} bytes; a key or unique text takes at most {MAX_KEY_BYTES}")
+                raise InvalidValue(
+                    f"{where}: {len(value.encode())} bytes; a key or unique text takes at most {MAX_KEY_BYTES}"
+                )
             if len(value) > MAX_VALUE_BYTES // 4 and len(value.encode()) > MAX_VALUE_BYTES:
                 raise InvalidValue(f"{where}: text is over {MAX_VALUE_BYTES // 2**20} MiB; put it in a blob store")
             return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Union
 
-from .check import checker, check_decimal, check_real
+from .check import check_decimal, check_real, checker
 from .errors import EmptyCriteria, InvalidFilter, InvalidInput, InvalidValue
 from .schema import UNSORTABLE, Column, Schema
 from .values import INT_MAX, INT_MIN, MISSING, NULL, check_text
@@ -345,10 +345,14 @@ def check(where: Criteria, schema: Schema) -> Criteria:
                 raise InvalidFilter(f"{column.name!r}{list(where.path)}: {where.op} does not order booleans")
         return where
     if column.kind in UNSORTABLE and not (column.kind == "bytes" and isinstance(where, (In, Compare))):
-        raise InvalidFilter(f"column {column.name!r} is {column.describe()} and cannot be compared; use a path or search")
+        raise InvalidFilter(
+            f"column {column.name!r} is {column.describe()} and cannot be compared; use a path or search"
+        )
     if isinstance(where, In):
         found = [_fit(column, "=", value) for value in where.values]
-        return In(column.name, tuple(f.value for f in found if isinstance(f, Compare)), where.negated or False, where.has_null)
+        return In(
+            column.name, tuple(f.value for f in found if isinstance(f, Compare)), where.negated or False, where.has_null
+        )
     return _fit(column, where.op, where.value)
 
 
@@ -401,8 +405,10 @@ def _fit(column: Column, op: str, value: Any) -> Criteria:
 
 def _never_null(column: str, value: bool) -> Criteria:
     """``value`` for rows where the column is not null, unknown for the others."""
-    return Or((Compare(column, "=", 0), Compare(column, "!=", 0))) if value else And(
-        (Compare(column, "=", 0), Compare(column, "!=", 0))
+    return (
+        Or((Compare(column, "=", 0), Compare(column, "!=", 0)))
+        if value
+        else And((Compare(column, "=", 0), Compare(column, "!=", 0)))
     )
 
 

@@ -13,7 +13,8 @@ from .engines.base import Op
 from .errors import InvalidInput, InvalidValue, Unsupported
 from .hits import LEG_NAMES, Dense, Hit, Hits, Leg, Match, Sparse, Text, candidates
 from .schema import Column, Schema
-from .search.fusion import Fusion, check_weights, fusion as as_fusion
+from .search.fusion import Fusion, check_weights
+from .search.fusion import fusion as as_fusion
 from .search.query import parse
 from .search.vectors import score as vector_score
 
@@ -75,7 +76,9 @@ class Searching:
         ef: int | None,
     ) -> Plan:
         """Check every argument before anything runs."""
-        if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or math.isnan(min_score)):
+        if min_score is not None and (
+            isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or math.isnan(min_score)
+        ):
             raise InvalidInput(f"min_score={min_score!r}: expected a number")
         if ef is not None and (isinstance(ef, bool) or not isinstance(ef, int) or not 1 <= ef <= 1000):
             raise InvalidInput(f"ef={ef!r}: expected an integer from 1 to 1,000")
@@ -107,7 +110,9 @@ class Searching:
         name = LEG_NAMES[type(leg)]
         if isinstance(leg, Text):
             if not self.schema.text:
-                raise Unsupported(f"{self.schema.name}: text search needs a text index: declare text={{\"column\": weight}}")
+                raise Unsupported(
+                    f'{self.schema.name}: text search needs a text index: declare text={{"column": weight}}'
+                )
             parse(leg.query, tuple(self.schema.text))
             return Prepared(name, leg, None, leg.query)
         columns = self.schema.vectors if isinstance(leg, Dense) else self.schema.sparse_vectors

@@ -109,8 +109,10 @@ def _analyse(annotation: Any, where: str) -> _Field:
                 annotation = typing.Union[tuple(rest)]  # noqa: UP007 built at run time
                 break
             annotation = rest[0]
-        elif origin in (typing.Required, typing.NotRequired, typing.ReadOnly) if hasattr(typing, "ReadOnly") else (
-            origin in (typing.Required, typing.NotRequired)
+        elif (
+            origin in (typing.Required, typing.NotRequired, typing.ReadOnly)
+            if hasattr(typing, "ReadOnly")
+            else (origin in (typing.Required, typing.NotRequired))
         ):
             annotation = get_args(annotation)[0]
         else:

@@ -51,13 +51,19 @@ class VectorType:
         if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim < 1:
             raise InvalidInput(f"vector dimension {self.dim!r}: expected an integer >= 1")
         if not self.sparse and self.dim > MAX_DIM.get(self.dtype, 0):
-            raise InvalidInput(f"vector({self.dim}, dtype={self.dtype!r}): float32, float16 or int8, at most 16,000 long")
+            raise InvalidInput(
+                f"vector({self.dim}, dtype={self.dtype!r}): float32, float16 or int8, at most 16,000 long"
+            )
         if self.metric not in ("cosine", "l2", "ip"):
             raise InvalidInput(f"metric {self.metric!r}: expected 'cosine', 'l2' or 'ip'")
 
 
 def vector(
-    dim: int, *, dtype: Dtype = "float32", metric: Metric = "cosine", index: HNSW | None = HNSW()  # noqa: B008 frozen
+    dim: int,
+    *,
+    dtype: Dtype = "float32",
+    metric: Metric = "cosine",
+    index: HNSW | None = HNSW(),  # noqa: B008 frozen
 ) -> VectorType:
     """Column type of dense vectors of ``dim`` numbers, searched by ``metric``; ``index=None`` always scans exactly."""
     return VectorType(dim, dtype, metric, index)
@@ -154,8 +160,7 @@ class Schema:
         return tuple(
             i
             for i in wanted
-            if not any(c[: len(i)] == i for c in covers)
-            and not any(o != i and o[: len(i)] == i for o in wanted)
+            if not any(c[: len(i)] == i for c in covers) and not any(o != i and o[: len(i)] == i for o in wanted)
         )
 
 
@@ -215,7 +220,9 @@ def _check(schema: Schema) -> None:
             raise InvalidInput(f"{where}: an index or key {used!r} must name different columns")
         for name in used:
             if schema.column(name).kind in UNSORTABLE:
-                raise InvalidInput(f"{where}: column {name!r} is {schema.column(name).kind} and cannot be a key or index")
+                raise InvalidInput(
+                    f"{where}: column {name!r} is {schema.column(name).kind} and cannot be a key or index"
+                )
     autos = [c for c in schema.columns if c.auto]
     if len(autos) > 1 or any(c.name not in schema.key for c in autos):
         raise InvalidInput(f"{where}: only one column, and only one of the key, may be generated")

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from . import registry
+from .corpus.chunking import Chunking
+from .corpus.corpus import AsyncCorpus
 from .engines.base import Capabilities, Engine, Node, Status, current, innermost
 from .errors import InvalidInput, InvalidName, TransactionError
 from .naming import physical_name
@@ -100,7 +102,9 @@ class AsyncStore:
         """
         rows, name = _described(model_or_name, schema)
         if self._prefix:
-            raise InvalidInput("a scoped store has key-values, records, vectors and blobs; for tables use the store itself")
+            raise InvalidInput(
+                "a scoped store has key-values, records, vectors and blobs; for tables use the store itself"
+            )
         made = build(
             name, rows.columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
         )
@@ -162,6 +166,18 @@ class AsyncStore:
         """
         return AsyncBlobs(self._engine, _store_name(name), max_bytes=max_bytes, at=at, prefix=self._prefix)
 
+    def corpus(
+        self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None
+    ) -> AsyncCorpus:
+        """Documents: folders kept in step with their files, searched by words and by meaning.
+
+        ``embedder`` is an object, a name (``"bundled"``, ``"openai:MODEL"``, a URL), ``"default"`` (``HOWDAH_EMBEDDER``,
+        else the bundled model where installed) or ``None``; ``chunking`` sets the size of passages.
+        """
+        if self._prefix:
+            raise InvalidInput("a scoped store has no corpora; use the store itself")
+        return AsyncCorpus(self._engine, _store_name(name), embedder=embedder, chunking=chunking)
+
     def scoped(self, prefix: str) -> AsyncStore:
         """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
         if not isinstance(prefix, str) or not prefix:
@@ -169,7 +185,9 @@ class AsyncStore:
         check_text(prefix, "scope")
         return AsyncStore(self._engine, f"{self._prefix}{prefix}:")
 
-    def transaction(self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None) -> AsyncTransaction:
+    def transaction(
+        self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None
+    ) -> AsyncTransaction:
         """One transaction over every store: commits at the end of the block, rolls back on any exception.
 
         Inside another one it is a savepoint. Concurrent tasks started inside take part, one at a time. ``isolation`` is
@@ -219,7 +237,7 @@ def _described(model_or_name: Any, schema: Any) -> tuple[RowType, str]:
         raise InvalidInput("give either a model, or a name and a schema")
     rows = row_type(model_or_name)
     if rows.name is None:
-        raise InvalidInput("this schema has no title: give the table a name, store.table(\"name\", schema, …)")
+        raise InvalidInput('this schema has no title: give the table a name, store.table("name", schema, …)')
     return rows, rows.name
 
 

@@ -27,7 +27,9 @@ Driver = list[Any]
 class AsyncTable(Generic[R]):
     """Rows of one type. Opened by ``store.table(…)``; made or grown in the database on first use."""
 
-    def __init__(self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None
+    ) -> None:
         self._engine = engine
         self._schema = schema
         self._rows = rows
@@ -35,7 +37,9 @@ class AsyncTable(Generic[R]):
         self._mapping_column = mapping_column
         self._ready = False
         limited = {n for index in (schema.key, *schema.unique) for n in index}
-        self._checkers: list[tuple[str, Checker]] = [(c.name, checker(c, key=c.name in limited)) for c in schema.columns]
+        self._checkers: list[tuple[str, Checker]] = [
+            (c.name, checker(c, key=c.name in limited)) for c in schema.columns
+        ]
         self._by_name = dict(self._checkers)
         self._read: Callable[[Sequence[Any]], dict[str, Any]] = self._ops.reader(schema.names)
         self._searching = Searching(self._schema, self._ops)
@@ -118,7 +122,9 @@ class AsyncTable(Generic[R]):
             try:
                 values = tuple(getattr(key, n) for n in names)
             except AttributeError:
-                raise InvalidKey(f"{self._schema.name}: the key is ({', '.join(names)}), got {type(key).__name__}") from None
+                raise InvalidKey(
+                    f"{self._schema.name}: the key is ({', '.join(names)}), got {type(key).__name__}"
+                ) from None
         else:
             values = (key,)
         if len(values) != len(names):
@@ -413,7 +419,9 @@ class AsyncTable(Generic[R]):
             return rows, None
         return rows[:size], list(rows[size - 1][len(names) :])
 
-    async def pages(self, where: Where | None = None, *, order_by: Any = None, size: int = 100) -> AsyncIterator[list[R]]:
+    async def pages(
+        self, where: Where | None = None, *, order_by: Any = None, size: int = 100
+    ) -> AsyncIterator[list[R]]:
         """Every page in turn, as lists that are never empty."""
         check_limit(size, "size", least=1)
         cursor: str | None = None
@@ -488,5 +496,3 @@ class AsyncTable(Generic[R]):
 
 def _same(number: int) -> int:
     return number
-
-

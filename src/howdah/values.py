@@ -87,7 +87,9 @@ def check_json(value: Any, where: str = "value", depth: int = 0) -> None:
         for position, item in enumerate(value):
             check_json(item, f"{where}[{position}]", depth + 1)
     else:
-        raise InvalidValue(f"{where}: {kind.__name__} is not a JSON value; use str, int, float, bool, None, list or dict")
+        raise InvalidValue(
+            f"{where}: {kind.__name__} is not a JSON value; use str, int, float, bool, None, list or dict"
+        )
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode

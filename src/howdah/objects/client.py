@@ -71,6 +71,8 @@ def open_area(at: Any) -> ObjectArea:
     if not isinstance(at, str):
         return ObjectArea(at)
     try:
-        return ObjectArea(obstore.store.from_url(at, mkdir=True) if at.startswith("file:") else obstore.store.from_url(at))
+        return ObjectArea(
+            obstore.store.from_url(at, mkdir=True) if at.startswith("file:") else obstore.store.from_url(at)
+        )
     except Exception as error:
         raise InvalidInput(f"at={at!r}: not an object-storage URL: {error}") from error

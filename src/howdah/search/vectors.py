@@ -59,9 +59,7 @@ def score(distance: float, metric: str) -> float:
     return 1 / (1 + distance) if metric == "l2" else -distance
 
 
-def sparse_distance(
-    left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], metric: str
-) -> float:
+def sparse_distance(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray], metric: str) -> float:
     """Distance of two sparse vectors given as sorted indices and values."""
     _, mine, theirs = np.intersect1d(left[0], right[0], assume_unique=True, return_indices=True)
     dot = float(left[1][mine].astype(np.float64) @ right[1][theirs].astype(np.float64))

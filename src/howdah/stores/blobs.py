@@ -81,7 +81,9 @@ class AsyncBlob:
         try:
             return (await self.bytes()).decode(encoding)
         except UnicodeDecodeError as error:
-            raise InvalidValue(f"{self.ref.uri} is not {encoding} text: {error.reason} at byte {error.start}") from error
+            raise InvalidValue(
+                f"{self.ref.uri} is not {encoding} text: {error.reason} at byte {error.start}"
+            ) from error
 
     async def range(self, start: int, stop: int) -> bytes:
         """Bytes from ``start`` up to but without ``stop``; cut at the end."""
@@ -102,7 +104,9 @@ def check_path(key: Any) -> str:
     check_key(key, empty=False)
     parts = key.split("/")
     if "" in parts or "." in parts or ".." in parts or "\\" in key:
-        raise InvalidKey(f"blob key {key!r}: expected a relative path such as 'images/a.png', without empty parts, . or ..")
+        raise InvalidKey(
+            f"blob key {key!r}: expected a relative path such as 'images/a.png', without empty parts, . or .."
+        )
     return str(key)
 
 
@@ -175,7 +179,9 @@ class AsyncBlobs:
 
     def _limit(self, size: int, name: str) -> None:
         if self._max is not None and size > self._max:
-            raise LimitExceeded(f"blob {name!r}: more than max_bytes={self._max:,} bytes (at least {size:,} were given)")
+            raise LimitExceeded(
+                f"blob {name!r}: more than max_bytes={self._max:,} bytes (at least {size:,} were given)"
+            )
 
     async def _put_rows(self, source: AsyncIterator[bytes], name: str) -> _Body:
         """Parts are written as they come and expire by themselves unless the blob is finished."""
@@ -308,13 +314,19 @@ class AsyncBlobs:
         if row is None:
             raise NotFound(f"no blob {self._uri(self._key(ref))}")
         if self._area is None:
-            raise Unsupported("signed URLs need blobs on a bucket: open the store with at=\"s3://…\"")
+            raise Unsupported('signed URLs need blobs on a bucket: open the store with at="s3://…"')
         return await self._area.url(row["body"], expires)
 
     async def _range(self, body: str, start: int, stop: int) -> bytes:
         if self._area is not None:
             return await self._area.range(body, start, stop)
-        where = And((Compare("body", "=", body), Compare("part", ">=", start // CHUNK), Compare("part", "<=", (stop - 1) // CHUNK)))
+        where = And(
+            (
+                Compare("body", "=", body),
+                Compare("part", ">=", start // CHUNK),
+                Compare("part", "<=", (stop - 1) // CHUNK),
+            )
+        )
         rows = await self._bodies.query(where, order_by=["body", "part"]).all()
         data = b"".join(r["data"] for r in rows)
         first = start // CHUNK * CHUNK

@@ -124,7 +124,13 @@ async def mutate(
 
 
 def _apply(
-    ops: Any, key: tuple[Any, ...], there: bool, before: Any, after: Any, decode: Callable[[Any], Any], make: Callable[[Any], list[Any]]
+    ops: Any,
+    key: tuple[Any, ...],
+    there: bool,
+    before: Any,
+    after: Any,
+    decode: Callable[[Any], Any],
+    make: Callable[[Any], list[Any]],
 ) -> Op[tuple[bool, Any]]:
     if after is KEEP:
         return True, before
@@ -142,7 +148,12 @@ def _apply(
 
 
 def _guarded(
-    ops: Any, key: tuple[Any, ...], seen: Sequence[Any] | None, after: Any, decode: Callable[[Any], Any], make: Callable[[Any], list[Any]]
+    ops: Any,
+    key: tuple[Any, ...],
+    seen: Sequence[Any] | None,
+    after: Any,
+    decode: Callable[[Any], Any],
+    make: Callable[[Any], list[Any]],
 ) -> Op[tuple[bool, Any]]:
     row = yield from ops.locked(key, ("value", "version"))
     if (row is None) != (seen is None) or (row is not None and seen is not None and row[1] != seen[1]):

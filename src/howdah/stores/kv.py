@@ -101,7 +101,9 @@ class AsyncKV:
         """Store a value, replacing value and expiry. ``ttl`` is seconds or a ``timedelta``, above 0."""
         await self._put([self._row(key, value, ttl)])
 
-    async def put_many(self, items: Mapping[Any, Any] | Iterable[tuple[Any, Any]], *, ttl: Duration | None = None) -> None:
+    async def put_many(
+        self, items: Mapping[Any, Any] | Iterable[tuple[Any, Any]], *, ttl: Duration | None = None
+    ) -> None:
         """Store many, all or none; of equal keys the last wins."""
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         if any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
@@ -198,7 +200,13 @@ class AsyncKV:
         return bool(rows)
 
     def scan(
-        self, prefix: str = "", *, start: Key | None = None, stop: Key | None = None, reverse: bool = False, limit: int | None = None
+        self,
+        prefix: str = "",
+        *,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
     ) -> AsyncQuery[tuple[Any, Any]]:
         """Pairs in key order, streamed: literal prefix, ``start`` included, ``stop`` not; ``.all()`` makes a list."""
         return self._scan(("key", "value"), prefix, start, stop, reverse, limit).mapped(
@@ -206,10 +214,18 @@ class AsyncKV:
         )
 
     def keys(
-        self, prefix: str = "", *, start: Key | None = None, stop: Key | None = None, reverse: bool = False, limit: int | None = None
+        self,
+        prefix: str = "",
+        *,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
     ) -> AsyncQuery[Any]:
         """Keys in order, streamed, without their values."""
-        return self._scan(("key",), prefix, start, stop, reverse, limit).mapped(("key",), lambda row: self._public(row[0]))
+        return self._scan(("key",), prefix, start, stop, reverse, limit).mapped(
+            ("key",), lambda row: self._public(row[0])
+        )
 
     def _scan(
         self, names: tuple[str, ...], prefix: str, start: Any, stop: Any, reverse: bool, limit: int | None
@@ -239,5 +255,3 @@ class AsyncKV:
     async def sweep(self) -> int:
         """Delete expired rows now instead of in the background; how many."""
         return int(await self._table._write(lambda: self._ops.sweep(None)))
-
-

@@ -16,7 +16,18 @@ from ..rows import RowType
 from ..schema import Column, build
 from ..table import AsyncTable
 from ..values import DELETE, encode_json
-from .common import Duration, Versioned, check_key, expiry, moment, mutate, new_version, put_if, read_version, show_version
+from .common import (
+    Duration,
+    Versioned,
+    check_key,
+    expiry,
+    moment,
+    mutate,
+    new_version,
+    put_if,
+    read_version,
+    show_version,
+)
 
 COLUMNS = (
     Column("key", "text"),
@@ -168,7 +179,9 @@ class AsyncRecords:
         page = await self._table.page(self._where(prefix, where), order_by=order_by, limit=limit, cursor=cursor)
         return Page([self._entry(r) for r in page.items], page.next_cursor)
 
-    async def scan(self, prefix: str = "", *, where: Where | None = None, order_by: Any = "key") -> AsyncIterator[Entry]:
+    async def scan(
+        self, prefix: str = "", *, where: Where | None = None, order_by: Any = "key"
+    ) -> AsyncIterator[Entry]:
         """Every match, streamed in order from one snapshot, in bounded memory."""
         query = self._table.query(self._where(prefix, where), order_by=order_by)
         await self._table._ensure()

@@ -108,7 +108,9 @@ class _Shape:
     def schema(self, dim: int | None) -> Schema:
         columns = [Column("key", "text")]
         if dim is not None:
-            columns.append(Column("dense", "vector", True, None, vector=VectorType(dim, self.dtype, self.metric, self.index)))
+            columns.append(
+                Column("dense", "vector", True, None, vector=VectorType(dim, self.dtype, self.metric, self.index))
+            )
         if self.sparse_dim is not None:
             kind = VectorType(self.sparse_dim, "float32", self.sparse_metric, None, sparse=True)
             columns.append(Column("sparse", "sparse", True, None, vector=kind))
@@ -154,7 +156,13 @@ class AsyncVectors(Generic[R]):
     def c(self) -> Columns:
         """Columns for criteria: ``vectors.c.metadata["lang"] == "en"``."""
         if self._known is None:
-            return Columns(build("v", [Column("key", "text"), Column("metadata", "json", True), Column("content", "text", True)], key="key"))
+            return Columns(
+                build(
+                    "v",
+                    [Column("key", "text"), Column("metadata", "json", True), Column("content", "text", True)],
+                    key="key",
+                )
+            )
         return self._known.c
 
     def _open(self, dim: int | None) -> AsyncTable[Any]:
@@ -203,7 +211,9 @@ class AsyncVectors(Generic[R]):
         if isinstance(record, Mapping):
             unknown = set(record) - {"key", "dense", "sparse", "metadata", "content"}
             if unknown or "key" not in record:
-                raise InvalidValue(f"vector record: expected key, dense, sparse, metadata, content; got {sorted(record)}")
+                raise InvalidValue(
+                    f"vector record: expected key, dense, sparse, metadata, content; got {sorted(record)}"
+                )
             record = Vector(**record)
         if not isinstance(record, Vector):
             raise InvalidValue(f"vector record: expected Vector(…) or a mapping, got {type(record).__name__}")
@@ -375,7 +385,9 @@ class AsyncVectors(Generic[R]):
         hits = [Hit(h.key[cut:], self._strip(h.row), h.score, h.distance, h.metadata, h.matches) for h in found]
         return Hits(hits, found.plan, found.explain)
 
-    async def search_many(self, queries: Sequence[Any], *, limit: int | None = 10, where: Where | None = None) -> list[Hits[R]]:
+    async def search_many(
+        self, queries: Sequence[Any], *, limit: int | None = 10, where: Where | None = None
+    ) -> list[Hits[R]]:
         """One dense search for each of ``queries``, in order."""
         return [await self.search(q, limit=limit, where=where) for q in queries]
 

@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 import apsw
 
-from ...errors import BackendError, Closed, Corrupt, DuplicateKey, Error, InvalidFilter, LimitExceeded, StartupError, Timeout
+from ...errors import (
+    BackendError,
+    Closed,
+    Corrupt,
+    DuplicateKey,
+    Error,
+    InvalidFilter,
+    LimitExceeded,
+    StartupError,
+    Timeout,
+)
 from ...values import simple_fold
 from ..base import Op, Rows, Stmt
 
@@ -104,7 +114,9 @@ def translate(error: apsw.Error, place: str) -> Error:
     if isinstance(error, apsw.FullError):
         return BackendError(f"{place}: the disk is full; nothing was changed")
     if isinstance(error, apsw.ReadOnlyError):
-        return BackendError(f"{place}: the database cannot be written; check the permissions of the file and its directory")
+        return BackendError(
+            f"{place}: the database cannot be written; check the permissions of the file and its directory"
+        )
     if isinstance(error, apsw.CantOpenError):
         return StartupError(f"{place}: cannot be opened{_why(place)}")
     if isinstance(error, apsw.ConnectionClosedError):

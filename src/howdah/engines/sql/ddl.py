@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import SetupRequired
-from ...schema import Column, Schema
+from ...schema import Column
 from .dialect import derived_name, quote
 from .table import DOC, SqlTable, version_column
 
@@ -113,10 +113,14 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
     before = {c["name"]: c for c in old["columns"]}
     for column in table.schema.columns:
         if column.name not in before:
-            plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(column.name)} {table.dialect.column_type(column)}".rstrip())
+            plan.statements.append(
+                f"ALTER TABLE {table.name} ADD COLUMN {quote(column.name)} {table.dialect.column_type(column)}".rstrip()
+            )
             plan.backfill.append((column, column.default))
             if column in table.versioned:
-                plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(version_column(column.name))} INTEGER")
+                plan.statements.append(
+                    f"ALTER TABLE {table.name} ADD COLUMN {quote(version_column(column.name))} INTEGER"
+                )
                 plan.statements.extend(table.numbers.ddl())
             plan.statements.extend(vector_index(table, column))
     known = [tuple(i) for i in old["indexes"]]
@@ -154,7 +158,9 @@ def _findings(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
                     " add a column of the new kind and copy, or keep the declaration"
                 )
         if was["nullable"] and not column["nullable"]:
-            found.append(f"column {column['name']!r} may hold nulls, declared without; keep it nullable or fill the nulls first")
+            found.append(
+                f"column {column['name']!r} may hold nulls, declared without; keep it nullable or fill the nulls first"
+            )
     if old["ttl"] is not None and new["ttl"] != old["ttl"]:
         found.append(f"rows expire by {old['ttl']!r}, declared {new['ttl']!r}")
     if old["text"] and not new["text"]:
@@ -186,5 +192,3 @@ def covers(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
         and stored["text"] == wanted["text"]
         and stored["ttl"] == wanted["ttl"]
     )
-
-

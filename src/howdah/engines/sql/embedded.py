@@ -167,7 +167,9 @@ class EmbeddedServer:
             raise StartupError(f"pg:{self.root}: the directory cannot be used: {error.strerror}") from error
         ours = {"pgdata", "server.lock", "users.lock", "server.log", "initdb"}
         if entries and not entries & ours:
-            raise StartupError(f"pg:{self.root}: the directory holds other files ({sorted(entries)[0]} …); name an empty one")
+            raise StartupError(
+                f"pg:{self.root}: the directory holds other files ({sorted(entries)[0]} …); name an empty one"
+            )
         if not os.access(self.root, os.W_OK):
             raise StartupError(f"pg:{self.root}: the directory is not writable")
         version = self.data / "PG_VERSION"
@@ -211,10 +213,18 @@ class EmbeddedServer:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", env=_environment(), **self._as_user()
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env=_environment(),
+            **self._as_user(),
         )
         if done.returncode:
-            raise StartupError(f"pg:{self.root}: {Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+            raise StartupError(
+                f"pg:{self.root}: {Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}"
+            )
 
     def _as_user(self) -> dict[str, int | list[int]]:
         return {} if self.user is None else {"user": self.user[0], "group": self.user[1], "extra_groups": []}
@@ -323,7 +333,12 @@ class EmbeddedServer:
         self._reaper = subprocess.Popen(
             [
                 *(sys.executable, "-S", "-E", "-c", _REAPER),
-                *(str(self.root / "users.lock"), str(self.root / "server.lock"), str(self.data / "postmaster.pid"), str(pid)),
+                *(
+                    str(self.root / "users.lock"),
+                    str(self.root / "server.lock"),
+                    str(self.data / "postmaster.pid"),
+                    str(pid),
+                ),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

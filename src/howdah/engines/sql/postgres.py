@@ -15,7 +15,9 @@ try:
 except ImportError as missing:
     from ...errors import StartupError as _StartupError
 
-    raise _StartupError("Postgres needs its driver: pip install 'howdah[postgres]' (or 'howdah[pg]' with a server)") from missing
+    raise _StartupError(
+        "Postgres needs its driver: pip install 'howdah[postgres]' (or 'howdah[pg]' with a server)"
+    ) from missing
 
 from ...errors import BackendError, Closed, Conflict, Error, InvalidInput, SetupRequired, StartupError, TransactionError
 from ...registry import option
@@ -48,7 +50,14 @@ class PostgresEngine:
     capabilities = Capabilities()
 
     def __init__(
-        self, *, schema: str, create: bool, place: str, clock: Callable[[], float] | None, pooler: bool, server: EmbeddedServer | None
+        self,
+        *,
+        schema: str,
+        create: bool,
+        place: str,
+        clock: Callable[[], float] | None,
+        pooler: bool,
+        server: EmbeddedServer | None,
     ) -> None:
         self.dialect = PostgresDialect(schema)
         self.setup = Setup(self.dialect, create=create)
@@ -427,15 +436,15 @@ def _unreachable(error: BaseException, place: str) -> Error:
     return found
 
 
-async def _open(
-    engine: PostgresEngine, url: Url, options: dict[str, Any], arguments: dict[str, Any]
-) -> PostgresEngine:
+async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], arguments: dict[str, Any]) -> PostgresEngine:
     if options.get("pool") is not None:
         engine.pool = BorrowedPool(options["pool"], engine.prepare)
     else:
 
         async def connect() -> Connection:
-            connection = await asyncpg.connect(**arguments, statement_cache_size=0 if engine.pooler else 500, timeout=30)
+            connection = await asyncpg.connect(
+                **arguments, statement_cache_size=0 if engine.pooler else 500, timeout=30
+            )
             await engine.prepare(connection)
             return connection
 
@@ -499,5 +508,3 @@ async def open_directory(url: Url, options: dict[str, Any]) -> PostgresEngine:
         options,
         {"host": str(server.socket_directory), "port": 5432, "user": "postgres", "database": "postgres", "ssl": False},
     )
-
-

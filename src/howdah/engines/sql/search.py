@@ -107,7 +107,9 @@ def rows_by(table: SqlTable, hidden: str, numbers: list[int], where: Criteria | 
     chosen = ", ".join(f"t.{quote(n)}" for n in (hidden, *table.schema.names))
     for start in range(0, len(numbers), EXACT):
         params = Params(table.dialect)
-        test = table.dialect.in_test(f"t.{quote(hidden)}", params, numbers[start : start + EXACT], "integer", negated=False)
+        test = table.dialect.in_test(
+            f"t.{quote(hidden)}", params, numbers[start : start + EXACT], "integer", negated=False
+        )
         sql = f"SELECT {chosen} FROM {table.name} t{table.condition(where, params, test)}"
         found.update((r[0], tuple(r)[1:]) for r in (yield Stmt(sql, params.values)))
     return found

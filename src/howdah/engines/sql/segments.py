@@ -95,7 +95,9 @@ class VectorSegments:
 
         ``keep`` is false inside a transaction, whose versions may be rolled back and handed out again.
         """
-        rows = yield Stmt("SELECT file, low, high, size FROM _howdah_segments WHERE name = ?1 ORDER BY low", (self.name,))
+        rows = yield Stmt(
+            "SELECT file, low, high, size FROM _howdah_segments WHERE name = ?1 ORDER BY low", (self.name,)
+        )
         segments = [self._segments.get(row[0]) or self._view(Segment(*row)) for row in rows]
         if any(s.index is None for s in segments):
             segments = []
@@ -161,7 +163,9 @@ class VectorSegments:
 
     def plan(self) -> Op[tuple[list[Segment], int] | None]:
         """What to rebuild: the segments to replace and the version above which to read, or ``None``."""
-        rows = yield Stmt("SELECT file, low, high, size FROM _howdah_segments WHERE name = ?1 ORDER BY low", (self.name,))
+        rows = yield Stmt(
+            "SELECT file, low, high, size FROM _howdah_segments WHERE name = ?1 ORDER BY low", (self.name,)
+        )
         segments = [Segment(*r) for r in rows]
         missing = [s for s in segments if not (self.folder / s.file).exists()]
         if missing:
@@ -185,9 +189,7 @@ class VectorSegments:
         held = sum(s.size for s in segments)
         if not held:
             return None
-        rows = yield Stmt(
-            f"SELECT count(*) FROM {self.table} WHERE {self.version} <= ?1", (segments[-1].high,)
-        )
+        rows = yield Stmt(f"SELECT count(*) FROM {self.table} WHERE {self.version} <= ?1", (segments[-1].high,))
         return (segments, 0) if 3 * (held - rows[0][0]) > held else None
 
     def build(self, rows: Sequence[tuple[int, bytes]], low: int) -> Segment:
@@ -197,7 +199,9 @@ class VectorSegments:
         ids = np.array([r[0] for r in rows], np.uint64)
         for start in range(0, len(rows), 20_000):
             part = rows[start : start + 20_000]
-            index.add(ids[start : start + 20_000], self._numbers(part), copy=True, threads=max(1, (os.cpu_count() or 2) - 1))
+            index.add(
+                ids[start : start + 20_000], self._numbers(part), copy=True, threads=max(1, (os.cpu_count() or 2) - 1)
+            )
         file = f"{self.name}-{secrets.token_hex(8)}.usearch"
         path = self.folder / file
         partial = path.with_suffix(".partial")

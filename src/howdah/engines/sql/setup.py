@@ -89,7 +89,12 @@ class Setup:
         yield from self._record(table, stored, wanted, version + 1, plan.statements)
 
     def _record(
-        self, table: SqlTable, stored: dict[str, Any] | None, wanted: dict[str, Any], version: int, statements: list[str]
+        self,
+        table: SqlTable,
+        stored: dict[str, Any] | None,
+        wanted: dict[str, Any],
+        version: int,
+        statements: list[str],
     ) -> Op[None]:
         p = self.dialect.placeholder
         spec = json.dumps(wanted if stored is None else ddl.merged(stored, wanted), sort_keys=True)
@@ -112,7 +117,9 @@ class Setup:
             plan, stored, version = ddl.Plan(ddl.create(table)), None, 0
         if not plan:
             return []
-        spec = json.dumps(table.schema.spec() if stored is None else ddl.merged(stored, table.schema.spec()), sort_keys=True)
+        spec = json.dumps(
+            table.schema.spec() if stored is None else ddl.merged(stored, table.schema.spec()), sort_keys=True
+        )
         name = text_literal(table.physical)
         return [
             *plan.statements,
@@ -163,7 +170,9 @@ def _refill(table: SqlTable, *, fill_text: bool) -> Op[None]:
         if fill_text:
             assert table.text is not None
             numbers = yield from table.numbers.allocate(len(rows) + 2)
-            yield from table.text.change([], [(n, table._texts(r)) for n, r in zip(numbers, rows, strict=False)], numbers[-2:])
+            yield from table.text.change(
+                [], [(n, table._texts(r)) for n, r in zip(numbers, rows, strict=False)], numbers[-2:]
+            )
             yield from _set_hidden(table, DOC, keys, numbers, p)
         for column in table.versioned:
             place = schema.names.index(column.name)
@@ -177,6 +186,8 @@ def _refill(table: SqlTable, *, fill_text: bool) -> Op[None]:
 
 def _set_hidden(table: SqlTable, name: str, keys: list[tuple[Any, ...]], numbers: list[int], p: Any) -> Op[None]:
     kinds = [table.schema.by_name[k].kind for k in table.schema.key]
-    same = " AND ".join(f"{quote(k)} = {p(i, d)}" for i, (k, d) in enumerate(zip(table.schema.key, kinds, strict=True), 2))
+    same = " AND ".join(
+        f"{quote(k)} = {p(i, d)}" for i, (k, d) in enumerate(zip(table.schema.key, kinds, strict=True), 2)
+    )
     sql = f"UPDATE {table.name} SET {quote(name)} = {p(1, 'integer')} WHERE {same}"
     yield Stmt(sql, [(n, *k) for n, k in zip(numbers, keys, strict=False)], many=True)

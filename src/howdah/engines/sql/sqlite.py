@@ -316,7 +316,9 @@ class SqliteEngine:
                 with suppress(OSError):
                     size += file.stat().st_size
         else:
-            rows = await self.read(lambda: _one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"))
+            rows = await self.read(
+                lambda: _one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+            )
             size = int(rows[0][0])
         return Status("sqlite", apsw.sqlite_lib_version(), self.place, size)
 

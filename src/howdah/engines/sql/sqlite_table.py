@@ -90,6 +90,7 @@ class SqliteTable(SearchableTable):
         version = quote(version_column(column.name))
         return (
             yield Stmt(
-                f"SELECT {version}, {quote(column.name)} FROM {self.name} WHERE {version} > ?1 ORDER BY {version}", (low,)
+                f"SELECT {version}, {quote(column.name)} FROM {self.name} WHERE {version} > ?1 ORDER BY {version}",
+                (low,),
             )
         )

@@ -9,7 +9,6 @@ from typing import Any
 from ...criteria import Criteria, Order
 from ...errors import BackendError
 from ...schema import Column, Schema
-from ...values import to_micros
 from ..base import Op, Rows, Stmt
 from .compile import Compiler, SqlDialect
 from .dialect import Params, quote
@@ -72,9 +71,7 @@ class SqlTable:
         self._create = self._insert_one
         if schema.ttl and rest:
             now = self.dialect.placeholder(len(stored) + 1, "timestamp")
-            self._create = (
-                f"{into} {source} ON CONFLICT ({key}) DO UPDATE SET {sets} WHERE t.{q(schema.ttl)} <= {now} RETURNING {key}"
-            )
+            self._create = f"{into} {source} ON CONFLICT ({key}) DO UPDATE SET {sets} WHERE t.{q(schema.ttl)} <= {now} RETURNING {key}"
         self._selection = ", ".join(f"t.{q(n)}" for n in schema.names)
         single = schema.by_name[schema.key[0]]
         live = ""
@@ -124,7 +121,9 @@ class SqlTable:
                     try:
                         found[fixed[place]] = decode(value)
                     except (ValueError, TypeError) as error:
-                        raise BackendError(f"{self.schema.name}.{fixed[place]}: stored value cannot be read: {error}") from error
+                        raise BackendError(
+                            f"{self.schema.name}.{fixed[place]}: stored value cannot be read: {error}"
+                        ) from error
             return found
 
         return read
@@ -172,7 +171,9 @@ class SqlTable:
         left = ", ".join(f"t.{quote(k)}" for k in schema.key)
         kinds = [schema.by_name[k].kind for k in schema.key]
         if self.dialect.name == "sqlite":
-            rows = ", ".join("(" + ", ".join(params.add(v, d) for v, d in zip(k, kinds, strict=True)) + ")" for k in keys)
+            rows = ", ".join(
+                "(" + ", ".join(params.add(v, d) for v, d in zip(k, kinds, strict=True)) + ")" for k in keys
+            )
             return f"({left}) IN (VALUES {rows})"
         arrays = []
         for place, name in enumerate(schema.key):
@@ -269,7 +270,9 @@ class SqlTable:
         """Insert a row whose key is free; an expired row counts as absent."""
         yield from self._make_room()
         if not self.hidden:
-            made = yield Stmt(self._create, (*row, self.moment()) if self.schema.ttl and self._create != self._insert_one else row)
+            made = yield Stmt(
+                self._create, (*row, self.moment()) if self.schema.ttl and self._create != self._insert_one else row
+            )
             return bool(made)
         if self.schema.ttl:
             key = tuple(row[i] for i in self.key_places)
@@ -279,7 +282,9 @@ class SqlTable:
             yield from self._delete(f" WHERE {test} AND {gone}", params)
         return (yield from self._insert_new([row])) == {tuple(row[i] for i in self.key_places)}
 
-    def insert_generated(self, rows: Sequence[DriverRow], place: int, wrap: Callable[[int], Any]) -> Op[list[DriverRow]]:
+    def insert_generated(
+        self, rows: Sequence[DriverRow], place: int, wrap: Callable[[int], Any]
+    ) -> Op[list[DriverRow]]:
         """Insert rows whose integer key at ``place`` is generated; a taken number is passed over."""
         yield from self._make_room()
         yield from self.numbers.guard()
@@ -321,7 +326,12 @@ class SqlTable:
 
     def _old(self, keys: Sequence[Key]) -> Op[dict[Key, Sequence[Any]]]:
         """Key, hidden numbers and indexed values of the rows there are, locked."""
-        watched = [*self.schema.key, *self.hidden, *(self.text.columns if self.text else ()), *(c.name for c in self.versioned)]
+        watched = [
+            *self.schema.key,
+            *self.hidden,
+            *(self.text.columns if self.text else ()),
+            *(c.name for c in self.versioned),
+        ]
         chosen = ", ".join(f"t.{quote(n)}" for n in watched)
         order = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
         size = len(self.schema.key)
@@ -347,7 +357,9 @@ class SqlTable:
             made = [*row, *([None] * len(self.hidden))]
             before = old.get(tuple(row[i] for i in self.key_places))
             if self.text:
-                same = before is not None and tuple(before[len(self.hidden) : len(self.hidden) + texts]) == self._texts(row)
+                same = before is not None and tuple(before[len(self.hidden) : len(self.hidden) + texts]) == self._texts(
+                    row
+                )
                 if same and before is not None and before[0] is not None:
                     made[width] = before[0]
                 elif any(self._texts(row)):
@@ -402,7 +414,9 @@ class SqlTable:
         made = yield from self._insert_new(fresh)
         return [r for r in fresh if tuple(r[i] for i in self.key_places) not in made]
 
-    def update(self, keys: Sequence[Key] | None, where: Criteria | None, patch: dict[str, Any], names: Sequence[str]) -> Op[Rows]:
+    def update(
+        self, keys: Sequence[Key] | None, where: Criteria | None, patch: dict[str, Any], names: Sequence[str]
+    ) -> Op[Rows]:
         """Change the columns in ``patch`` of the rows with ``keys`` that match; the rows as they are now."""
         indexed = {*(self.text.columns if self.text else ()), *(c.name for c in self.versioned)}
         returning = ", ".join(quote(n) for n in names)
@@ -451,7 +465,9 @@ class SqlTable:
         rows = yield from self.update([key], None, patch, self.schema.names)
         return rows[0] if rows else None
 
-    def upsert(self, row: DriverRow, on: Sequence[str], generate: Callable[[], Op[DriverRow]]) -> Op[tuple[DriverRow, bool]]:
+    def upsert(
+        self, row: DriverRow, on: Sequence[str], generate: Callable[[], Op[DriverRow]]
+    ) -> Op[tuple[DriverRow, bool]]:
         """Overwrite the row with the same unique value in place, or insert; whether it was inserted."""
         yield from self._make_room()
         key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)

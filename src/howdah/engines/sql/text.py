@@ -48,7 +48,9 @@ class TextIndex:
         self.post, self.stat = dialect.qualify(self.post_name), dialect.qualify(self.stat_name)
         p = dialect.placeholder
         self._add_stat = f"INSERT INTO {self.stat} (part, docs, length) VALUES ({p(1, 'integer')}, {p(2, 'integer')}, {p(3, 'integer')})"
-        self._add_post = f"INSERT INTO {self.post} (term, part, n, data) VALUES ({p(1, '')}, {p(2, '')}, {p(3, '')}, {p(4, '')})"
+        self._add_post = (
+            f"INSERT INTO {self.post} (term, part, n, data) VALUES ({p(1, '')}, {p(2, '')}, {p(3, '')}, {p(4, '')})"
+        )
 
     def ddl(self) -> list[str]:
         """Statements that create the index's tables."""
@@ -183,7 +185,10 @@ class TextIndex:
         return TextMatch(ids, scores, reach, verify, {t: p[2] for t, p in postings.items()})
 
     def _documents(
-        self, clause: Clause, postings: dict[str, tuple[bm25.Postings, np.ndarray, int]], expansions: dict[Clause, list[str]]
+        self,
+        clause: Clause,
+        postings: dict[str, tuple[bm25.Postings, np.ndarray, int]],
+        expansions: dict[Clause, list[str]],
     ) -> np.ndarray:
         """Identifiers with the clause: every term of a phrase, any term of a word."""
         sets = []
@@ -225,13 +230,19 @@ class TextIndex:
         )
         stop = rows[MERGE_TERMS][0] if len(rows) > MERGE_TERMS else None
         # The biggest row of a term joins only when the others have grown to a quarter of it.
-        terms = {t: (int(top) if 4 * (int(total) - int(top)) < int(top) else None) for t, k, top, total in rows[:MERGE_TERMS] if k > 4}
+        terms = {
+            t: (int(top) if 4 * (int(total) - int(top)) < int(top) else None)
+            for t, k, top, total in rows[:MERGE_TERMS]
+            if k > 4
+        }
         if not terms:
             return stop
         params = Params(self.dialect)
         test = self.dialect.in_test("term", params, sorted(terms), "text", negated=False)
         lock = " FOR UPDATE" if self.dialect.name == "postgres" else ""
-        rows = yield Stmt(f"SELECT term, part, n, data FROM {self.post} WHERE {test} ORDER BY term, part{lock}", params.values)
+        rows = yield Stmt(
+            f"SELECT term, part, n, data FROM {self.post} WHERE {test} ORDER BY term, part{lock}", params.values
+        )
         by_term: dict[str, list[tuple[int, int, bytes]]] = {}
         for term, number, n, data in rows:
             if terms[term] is None or n < terms[term]:

@@ -1,0 +1,137 @@
+"""Runs coroutines for blocking callers: in place where nothing waits, else on an event loop in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from ..errors import Closed, TransactionError
+
+T = TypeVar("T")
+_END: Any = object()
+
+
+class Runner(Protocol):
+    """How a blocking call reaches its coroutine."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result."""
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine that may wait for a model or the network, whatever the engine."""
+
+    def close(self) -> None:
+        """End the thread, if there is one."""
+
+
+class Portal:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="howdah-loop", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run to the end, in a copy of the caller's context."""
+        if self._closed:
+            coroutine.close()
+            raise Closed("the store is closed")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise TransactionError("a blocking call from inside the store's own event loop would never end")
+        context = contextvars.copy_context()
+        outcome: Future[T] = Future()
+        task: list[asyncio.Task[T]] = []
+
+        def finish(done: asyncio.Task[T]) -> None:
+            if done.cancelled():
+                outcome.cancel()
+            elif (error := done.exception()) is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(done.result())
+
+        def begin() -> None:
+            task.append(self._loop.create_task(coroutine, context=context))
+            task[0].add_done_callback(finish)
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            self._loop.call_soon_threadsafe(lambda: task and task[0].cancel())
+            raise
+
+    wait = __call__
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class Inline:
+    """Runs coroutines that never wait where they are; the others on a portal, made when first needed."""
+
+    def __init__(self) -> None:
+        self._portal: Portal | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run to the end in this thread."""
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # the coroutine's return value
+        coroutine.close()
+        raise RuntimeError("an operation of an inline engine tried to wait")
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run on the portal."""
+        with self._lock:
+            if self._portal is None:
+                self._portal = Portal()
+        return self._portal(coroutine)
+
+    def close(self) -> None:
+        """End the portal."""
+        if self._portal is not None:
+            self._portal.close()
+
+
+def iterate(run: Any, source: AsyncIterable[T]) -> Iterator[T]:
+    """A blocking iterator over an async one."""
+    iterator = source.__aiter__()
+
+    async def step() -> T:
+        try:
+            return await iterator.__anext__()
+        except StopAsyncIteration:
+            return _END  # type: ignore[no-any-return]  # a mark that never leaves this function
+
+    async def end() -> None:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+    try:
+        while (item := run(step())) is not _END:
+            yield item
+    finally:
+        run(end())

@@ -1,0 +1,189 @@
+"""``Store``: everything an agent keeps, behind one URL. Blocking twin of ``howdah.store``, made by tools/blocking.py: change that, not this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from ..corpus.chunking import Chunking
+from ..engines.base import Capabilities, Status, innermost
+from ..errors import Conflict
+from ..schema import ClientKeys
+from ..store import AsyncStore, T
+from .blobs import Blobs
+from .corpus import Corpus
+from .kv import KV
+from .records import Records
+from .runner import Runner
+from .table import Table
+from .transaction import Transaction
+from .vectors import Vectors
+
+
+class Store:
+    """One store. Opening tables and stores does no I/O; they are made on first use."""
+
+    def __init__(self, inner: AsyncStore, run: Runner) -> None:
+        self._async = inner
+        self._run = run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do; a ``False`` here and an ``Unsupported`` on the call always agree."""
+        return self._async.capabilities
+
+    @property
+    def durable(self) -> bool:
+        """Whether acknowledged writes survive the process."""
+        return self._async.durable
+
+    @property
+    def scope(self) -> Literal["process", "cluster"]:
+        """Who shares the data: this process, or every process that opens the URL."""
+        return self._async.scope
+
+    def table(
+        self,
+        model_or_name: Any,
+        schema: Any = None,
+        *,
+        key: str | Sequence[str],
+        indexes: Iterable[str | Sequence[str]] = (),
+        unique: Iterable[str | Sequence[str]] = (),
+        text: Mapping[str, float] | Iterable[str] | None = None,
+        ttl: str | None = None,
+        client_keys: ClientKeys = "if-missing",
+    ) -> Table[Any]:
+        """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
+
+        ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
+        key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
+        index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
+        the model by ``howdah.vector(dim)``. Raises ``InvalidInput`` saying what does not fit.
+        """
+        return Table(
+            self._async.table(
+                model_or_name,
+                schema,
+                key=key,
+                indexes=indexes,
+                unique=unique,
+                text=text,
+                ttl=ttl,
+                client_keys=client_keys,
+            ),
+            self._run,
+        )
+
+    def kv(self, name: str = "default", *, key: type = str, value: Any = None) -> KV:
+        """Key-values: text (or integer) keys, any JSON value; ``value`` names a model that validates them."""
+        return KV(self._async.kv(name, key=key, value=value), self._run)
+
+    def records(self, name: str = "default") -> Records:
+        """JSON objects under text keys, with times, filters and pages."""
+        return Records(self._async.records(name), self._run)
+
+    def vectors(
+        self,
+        model_or_name: Any = "default",
+        schema: Any = None,
+        *,
+        key: str = "key",
+        dim: int | None = None,
+        metric: Literal["cosine", "l2", "ip"] = "cosine",
+        dtype: Literal["float32", "float16", "int8"] = "float32",
+        sparse_dim: int | None = None,
+        sparse_metric: Literal["cosine", "ip"] = "cosine",
+        text: Mapping[str, float] | Iterable[str] | None = None,
+        model: str | None = None,
+        **index: Any,
+    ) -> Vectors[Any]:
+        """Vectors with metadata: ``Vector`` rows by name alone, or rows of your own model.
+
+        ``dim`` is the length of dense vectors (default: that of the first one stored), ``sparse_dim`` that of sparse
+        ones; ``text={"content": 1}`` adds a text index; ``model`` names what made the vectors, and another name later is
+        refused with ``EmbeddingMismatch``; ``index=HNSW(…)`` tunes the index, ``index=None`` does without.
+        """
+        return Vectors(
+            self._async.vectors(
+                model_or_name,
+                schema,
+                key=key,
+                dim=dim,
+                metric=metric,
+                dtype=dtype,
+                sparse_dim=sparse_dim,
+                sparse_metric=sparse_metric,
+                text=text,
+                model=model,
+                **index,
+            ),
+            self._run,
+        )
+
+    def blobs(self, name: str = "default", *, max_bytes: int | None = -1, at: Any = None) -> Blobs:
+        """Bytes under keys, streamed in and out. ``max_bytes`` defaults to 10 MiB in the database, none on a bucket.
+
+        ``at`` puts the bytes on object storage: an obstore store, or a URL such as ``s3://bucket/prefix`` or a
+        directory ``file:///…``; rows then only hold what describes them.
+        """
+        return Blobs(self._async.blobs(name, max_bytes=max_bytes, at=at), self._run)
+
+    def corpus(self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None) -> Corpus:
+        """Documents: folders kept in step with their files, searched by words and by meaning.
+
+        ``embedder`` is an object, a name (``"bundled"``, ``"openai:MODEL"``, a URL), ``"default"`` (``HOWDAH_EMBEDDER``,
+        else the bundled model where installed) or ``None``; ``chunking`` sets the size of passages.
+        """
+        return Corpus(self._async.corpus(name, embedder=embedder, chunking=chunking), self._run)
+
+    def scoped(self, prefix: str) -> Store:
+        """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
+        return Store(self._async.scoped(prefix), self._run)
+
+    def transaction(
+        self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None
+    ) -> Transaction:
+        """One transaction over every store: commits at the end of the block, rolls back on any exception.
+
+        Inside another one it is a savepoint. Concurrent tasks started inside take part, one at a time. ``isolation`` is
+        Postgres' (default read committed); SQLite is always serializable.
+        """
+        return Transaction(self._async.transaction(isolation=isolation), self._run, self)
+
+    def status(self) -> Status:
+        """Where the data is, which database holds it, and its size in bytes."""
+        return self._run(self._async.status())
+
+    def maintain(self) -> None:
+        """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
+        return self._run(self._async.maintain())
+
+    def migrate(self, tables: Sequence[Table[Any]] = ()) -> None:
+        """Create or grow the given tables now instead of on first use."""
+        return self._run(self._async.migrate(tables))
+
+    def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
+        """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
+        for attempt in range(retries + 1):
+            try:
+                with self.transaction() as tx:
+                    return fn(tx)
+            except Conflict:
+                if attempt == retries or innermost(self._async._engine) is not None:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def close(self) -> None:
+        """Release what this store opened; a caller's own pool stays open."""
+        self._run(self._async.close())
+        self._run.close()

@@ -1,0 +1,197 @@
+"""``Table``, the one primitive: typed rows under a key, with criteria, pages, aggregates and search. Blocking twin of ``howdah.table``, made by tools/blocking.py: change that, not this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic
+
+from .. import aggregates
+from ..criteria import Columns, Where
+from ..hits import Hits, Leg
+from ..pages import Page
+from ..schema import Schema
+from ..search.fusion import Fusion
+from ..table import AsyncTable, R
+from .query import Query
+from .runner import Runner, iterate
+
+
+class Table(Generic[R]):
+    """Rows of one type. Opened by ``store.table(…)``; made or grown in the database on first use."""
+
+    def __init__(self, inner: AsyncTable[R], run: Runner) -> None:
+        self._async = inner
+        self._run = run
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._async.name
+
+    @property
+    def c(self) -> Columns:
+        """The columns, for criteria: ``t.c.age >= 18``."""
+        return self._async.c
+
+    @property
+    def schema(self) -> Schema:
+        """The declaration, checked."""
+        return self._async.schema
+
+    def put(self, row: R | Mapping[str, Any]) -> R:
+        """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.
+
+        Raises ``InvalidValue`` for a bad row and ``DuplicateKey`` when a unique index refuses it.
+        """
+        return self._run(self._async.put(row))
+
+    def put_many(self, rows: Iterable[R | Mapping[str, Any]]) -> list[R]:
+        """Put many rows at once, all or none; ``result[i]`` belongs to ``rows[i]``. Of equal keys the last wins."""
+        return self._run(self._async.put_many(rows))
+
+    def create(self, row: R | Mapping[str, Any]) -> R | None:
+        """Insert a row only if its key is free (an expired row counts as absent); ``None`` if it is not.
+
+        Of any number of racing callers exactly one gets the row. Raises ``DuplicateKey`` for a unique index.
+        """
+        return self._run(self._async.create(row))
+
+    def upsert(self, row: R | Mapping[str, Any], on: str | Sequence[str]) -> tuple[R, bool]:
+        """Overwrite in place the row with the same value of the unique index ``on``, else insert.
+
+        Returns the stored row, which keeps its primary key, and whether it was inserted. ``on`` names exactly one
+        declared unique index, its columns in any order; a null among them is ``InvalidInput``.
+        """
+        return iterate(self._run, self._async.upsert(row, on))
+
+    def update_one(self, where: Where, patch: Mapping[str, Any]) -> R | None:
+        """Compare and set: give the first matching row in key order the values of ``patch``; the row, or ``None``.
+
+        Of two racing calls with the same match exactly one succeeds.
+        """
+        return self._run(self._async.update_one(where, patch))
+
+    def update_where(self, where: Where, patch: Mapping[str, Any]) -> int:
+        """Give every matching row the values of ``patch``, in one transaction; how many there were."""
+        return self._run(self._async.update_where(where, patch))
+
+    def merge(self, row: Mapping[str, Any]) -> R:
+        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
+        return iterate(self._run, self._async.merge(row))
+
+    def delete(self, key: Any) -> bool:
+        """Delete by key (or row); whether it was there."""
+        return self._run(self._async.delete(key))
+
+    def delete_many(self, keys: Iterable[Any]) -> int:
+        """Delete by keys, all in one transaction; how many were there."""
+        return self._run(self._async.delete_many(keys))
+
+    def delete_where(self, where: Where) -> int:
+        """Delete every match, in one transaction; how many there were.
+
+        Raises ``EmptyCriteria`` for none and ``UnfilteredDelete`` for criteria that exclude nothing.
+        """
+        return self._run(self._async.delete_where(where))
+
+    def clear(self) -> int:
+        """Delete all rows; table, indexes and bookkeeping stay. How many there were."""
+        return self._run(self._async.clear())
+
+    def drop(self) -> None:
+        """Remove the table with its data and indexes."""
+        return self._run(self._async.drop())
+
+    def get(self, key: Any) -> R | None:
+        """The row with this key, or ``None``."""
+        return self._run(self._async.get(key))
+
+    def get_many(self, keys: Iterable[Any]) -> dict[Any, R]:
+        """The rows found, by key value (or tuple), in the order asked."""
+        return self._run(self._async.get_many(keys))
+
+    def query(
+        self,
+        where: Where | None = None,
+        *,
+        order_by: Any = None,
+        limit: int | None = None,
+        offset: int = 0,
+        select: Sequence[str] | None = None,
+        covering: bool = False,
+    ) -> Query[R]:
+        """Rows that match, in order: iterate to stream them, or call ``all()`` or ``first()``.
+
+        ``where`` is criteria or a mapping; ``order_by`` a column name, ``-name``, ``col.desc()`` or a list of them, key
+        columns breaking ties; ``select`` gives dicts of just those columns; ``covering=True`` insists that an index
+        serves the query alone, else ``NoCoveringIndex``. A stream reads in batches and holds no connection between.
+        """
+        return Query(
+            self._async.query(where, order_by=order_by, limit=limit, offset=offset, select=select, covering=covering),
+            self._run,
+        )
+
+    def page(
+        self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
+    ) -> Page[R]:
+        """One page by keyset: right under concurrent writes. ``cursor`` is the last page's ``next_cursor``.
+
+        Raises ``InvalidCursor`` for a cursor of another table, filter or order. ``limit=None`` gives everything.
+        """
+        return self._run(self._async.page(where, order_by=order_by, limit=limit, cursor=cursor))
+
+    def pages(self, where: Where | None = None, *, order_by: Any = None, size: int = 100) -> Iterator[list[R]]:
+        """Every page in turn, as lists that are never empty."""
+        return iterate(self._run, self._async.pages(where, order_by=order_by, size=size))
+
+    def count(self, where: Where | None = None) -> int:
+        """How many rows match; all for ``None`` or ``{}``."""
+        return self._run(self._async.count(where))
+
+    def aggregate(
+        self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
+    ) -> list[dict[str, Any]]:
+        """Aggregates by group: ``await t.aggregate(by="kind", n=count_(), total=sum_(t.c.price))``.
+
+        One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
+        """
+        return self._run(self._async.aggregate(where, by=by, **values))
+
+    def search(
+        self,
+        dense: Any = None,
+        *,
+        sparse: Any = None,
+        text: str | None = None,
+        legs: Sequence[Leg] | None = None,
+        limit: int | None = 10,
+        where: Where | None = None,
+        min_score: float | None = None,
+        fusion: str | Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+        exact: bool = False,
+        ef: int | None = None,
+        explain: bool = False,
+    ) -> Hits[R]:
+        """The best rows by vector, sparse vector, text, or several of them fused; filters act inside the search.
+
+        A vector hit's score is its similarity (cosine −1 … 1), a text hit's its BM25, a fused one is in [0, 1]; ties go
+        by key. Never fewer hits than exist. ``hits.plan`` tells how each leg was answered, ``explain`` each leg's share.
+        Raises ``Unsupported`` for a leg the table has no data for, ``DimensionMismatch`` for a vector of another length.
+        """
+        return self._run(
+            self._async.search(
+                dense,
+                sparse=sparse,
+                text=text,
+                legs=legs,
+                limit=limit,
+                where=where,
+                min_score=min_score,
+                fusion=fusion,
+                weights=weights,
+                exact=exact,
+                ef=ef,
+                explain=explain,
+            )
+        )

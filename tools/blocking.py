@@ -1,0 +1,228 @@
+"""Makes the blocking twins in ``src/howdah/blocking`` from the async classes; ``--check`` only tells whether they fit."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "howdah"
+SOURCES = {
+    "query": "query",
+    "table": "table",
+    "kv": "stores/kv",
+    "records": "stores/records",
+    "vectors": "stores/vectors",
+    "blobs": "stores/blobs",
+    "corpus": "corpus/corpus",
+    "store": "store",
+}
+WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
+BY_HAND = {"AsyncTransaction"}
+HEADER = '"""{doc} Blocking twin of ``howdah.{module}``, made by tools/blocking.py: change that, not this."""\n'
+TRANSACT = '''
+    def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
+        """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
+        for attempt in range(retries + 1):
+            try:
+                with self.transaction() as tx:
+                    return fn(tx)
+            except Conflict:
+                if attempt == retries or innermost(self._async._engine) is not None:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def close(self) -> None:
+        """Release what this store opened; a caller's own pool stays open."""
+        self._run(self._async.close())
+        self._run.close()
+'''
+
+
+def public_classes() -> dict[str, str]:
+    """Every async class by name, with the output module of its twin."""
+    found = {}
+    for module, source in SOURCES.items():
+        path = PACKAGE / f"{source}.py"
+        if not path.exists():
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Async"):
+                found[node.name] = module
+    return found
+
+
+CLASSES = public_classes()
+
+
+def rename(text: str) -> str:
+    """A type or text with async names replaced by blocking ones."""
+    text = re.sub(r"\bAsyncIterator\b", "Iterator", text)
+    return re.sub(r"\bAsync([A-Z]\w+)", lambda m: m[1] if m[0] in CLASSES else m[0], text)
+
+
+def twin_of(annotation: ast.expr | None) -> str | None:
+    """The async class that a result annotation names at its top."""
+    node = annotation
+    if isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) and node.id in CLASSES else None
+
+
+def is_stream(function: ast.AsyncFunctionDef) -> bool:
+    """Whether an async function is a generator."""
+    return any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(function))
+
+
+def call_arguments(arguments: ast.arguments) -> str:
+    """The arguments of a delegating call."""
+    parts = [a.arg for a in (*arguments.posonlyargs, *arguments.args)[1:]]
+    if arguments.vararg:
+        parts.append(f"*{arguments.vararg.arg}")
+    parts += [f"{a.arg}={a.arg}" for a in arguments.kwonlyargs]
+    if arguments.kwarg:
+        parts.append(f"**{arguments.kwarg.arg}")
+    return ", ".join(parts)
+
+
+def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    """The blocking twin of one method."""
+    name = node.name
+    run = "self._run.wait" if cls in WAITING else "self._run"
+    special = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
+    if (name.startswith("_") and name not in special) or (cls == "AsyncStore" and name in ("transact", "close")):
+        return None
+    if name in ("key_of", "put_stored", "mapped", "stream_snapshot"):
+        return None
+    result = rename(ast.unparse(node.returns)) if node.returns else "None"
+    signature = rename(ast.unparse(node.args))
+    doc = ast.get_docstring(node, clean=False)
+    body_doc = f'        """{rename(doc)}"""\n' if doc else ""
+    decorators = [ast.unparse(d) for d in node.decorator_list]
+    twin = twin_of(node.returns)
+    inner = f"self._async.{name}" if "property" in decorators else f"self._async.{name}({call_arguments(node.args)})"
+    if name == "__aiter__":
+        return f"    def __iter__(self) -> {result}:\n        return iterate({run}, self._async)\n"
+    if name == "__aenter__":
+        return "    def __enter__(self) -> Self:\n        return self\n"
+    if name == "__aexit__":
+        return f"    def __exit__({signature}) -> None:\n        self.close()\n"
+    head = "".join(f"    @{d}\n" for d in decorators) + f"    def {name}({signature}) -> {result}:\n{body_doc}"
+    if isinstance(node, ast.AsyncFunctionDef):
+        if is_stream(node):
+            return f"{head}        return iterate({run}, {inner})\n"
+        inner = f"{run}({inner})"
+    if twin == "AsyncTransaction":
+        return f"{head}        return Transaction({inner}, self._run, self)\n"
+    if twin:
+        return f"{head}        return {rename(twin)}({inner}, self._run)\n"
+    return f"{head}        return {inner}\n"
+
+
+def twin(node: ast.ClassDef) -> str:
+    """The blocking twin of a class."""
+    name = rename(node.name)
+    bases = ", ".join(ast.unparse(b) for b in node.bases)
+    parameters = "".join(f"[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
+    doc = rename(ast.get_docstring(node, clean=False) or "").replace("async with", "with").replace("async for", "for")
+    lines = [f'class {name}{f"({bases})" if bases else ""}:\n    """{doc}"""\n']
+    lines.append(
+        f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
+        "        self._async = inner\n        self._run = run\n"
+    )
+    lines.extend(
+        m for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) if (m := method(node.name, n))
+    )
+    attributes = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    for init in attributes:
+        for item in ast.walk(init):
+            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Attribute):
+                attribute = item.targets[0].attr
+                if attribute == "ref":
+                    lines.append(
+                        '    @property\n    def ref(self) -> BlobRef:\n        """What describes it."""\n        return self._async.ref\n'
+                    )
+    if node.name == "AsyncStore":
+        lines.append(TRANSACT)
+    return "\n".join(lines)
+
+
+def imports(tree: ast.Module, source: str) -> list[str]:
+    """The source's imports, as they read from the ``blocking`` package."""
+    package = source.split("/")[:-1]
+    lines = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [a.name for a in node.names]
+            lines.append(f"from ..{module} import {', '.join(names)}")
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            lines.append(ast.unparse(node))
+    return lines
+
+
+def module_text(module: str, source: str) -> str:
+    """The text of one generated module."""
+    path = PACKAGE / f"{source}.py"
+    tree = ast.parse(path.read_text())
+    doc = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in CLASSES and n.name not in BY_HAND]
+    own = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        own |= {t.id for t in targets if isinstance(t, ast.Name)}
+    body = "\n\n".join(twin(c) for c in classes)
+    lines = [HEADER.format(doc=doc, module=source.replace("/", "."))]
+    lines += ["from __future__ import annotations", "from collections.abc import Iterator", "from typing import Self"]
+    lines += imports(tree, source)
+    lines += [
+        f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
+    ]
+    lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
+    lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
+    if module == "store":
+        lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]
+    return "\n".join(lines) + "\n\n\n" + body
+
+
+def formatted(text: str, name: str) -> str:
+    """The text without unused imports, sorted and formatted."""
+    base = [sys.executable, "-m", "ruff"]
+    for command in (["check", "--select", "F401,I,UP", "--fix", "--quiet", "--exit-zero"], ["format", "--quiet"]):
+        done = subprocess.run(
+            [*base, *command, "--stdin-filename", f"src/howdah/blocking/{name}.py", "-"],
+            input=text, capture_output=True, text=True, cwd=ROOT, check=True,
+        )  # fmt: skip
+        text = done.stdout
+    return text
+
+
+def main() -> int:
+    """Write the twins, or with ``--check`` say which are out of date."""
+    stale = []
+    for module, source in SOURCES.items():
+        if not (PACKAGE / f"{source}.py").exists():
+            continue
+        path = PACKAGE / "blocking" / f"{module}.py"
+        text = formatted(module_text(module, source), module)
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                stale.append(str(path.relative_to(ROOT)))
+        else:
+            path.write_text(text)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run python tools/blocking.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
