@@ -73,8 +73,15 @@ def twin_of(annotation: ast.expr | None) -> str | None:
 
 
 def is_stream(function: ast.AsyncFunctionDef) -> bool:
-    """Whether an async function is a generator."""
-    return any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(function))
+    """Whether an async function is itself a generator; functions inside it do not count."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Yield, ast.YieldFrom)):
+            return True
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting.extend(ast.iter_child_nodes(node))
+    return False
 
 
 def call_arguments(arguments: ast.arguments) -> str:

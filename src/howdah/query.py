@@ -32,7 +32,7 @@ class AsyncQuery(Generic[R]):
         where: Criteria | None,
         orders: tuple[Order, ...],
         *,
-        explicit_order: bool,
+        explicit: int,
         limit: int | None,
         offset: int,
         select: Sequence[str] | None,
@@ -51,7 +51,7 @@ class AsyncQuery(Generic[R]):
             self._names = tuple(dict.fromkeys(table._schema.column(n).name for n in select))
             self._convert = table._ops.reader(self._names)
         if covering:
-            check_covering(table._schema, where, orders if explicit_order else (), self._names)
+            check_covering(table._schema, where, orders[:explicit], self._names)
 
     def mapped(self, names: Sequence[str], convert: Callable[[Sequence[Any]], Any]) -> AsyncQuery[Any]:
         """The same rows, of these columns, each through ``convert``; for stores."""
@@ -145,11 +145,7 @@ def check_covering(schema: Schema, where: Criteria | None, orders: Sequence[Orde
     selected column is in the index or the key.
     """
     compared = _columns(where)
-    sorts = [o.column for o in orders if not o.path and (compared is None or o.column not in compared)]
-    wanted = [o for o in orders if o.column in sorts]
-    while wanted and wanted[-1].column in schema.key and len({o.descending for o in wanted}) > 1:
-        wanted.pop()
-    sorts = [o.column for o in wanted if o.column not in schema.key] or [o.column for o in wanted]
+    sorts = [o.column for o in orders if compared is None or o.column not in compared]
     one_way = len({o.descending for o in orders if o.column in sorts}) <= 1
     for index in (schema.key, *schema.indexes, *schema.unique):
         if compared is None or not one_way or any(o.path for o in orders):

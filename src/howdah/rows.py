@@ -54,7 +54,7 @@ def row_type(model: Any) -> RowType:
     if isinstance(model, type) and dataclasses.is_dataclass(model):
         return _from_class(model, _dataclass_defaults(model), _dataclass_dict)
     if typing.is_typeddict(model):
-        return _from_class(model, {}, None, required=model.__required_keys__)
+        return _from_class(model, {}, None)
     raise InvalidInput(
         f"{model!r} does not describe rows: give a pydantic model, a dataclass, a TypedDict or a JSON Schema mapping"
     )
@@ -92,8 +92,8 @@ class _Field:
     as_list: bool
 
 
-def _analyse(annotation: Any, where: str) -> _Field:
-    nullable = auto = False
+def _analyse(annotation: Any, where: str, *, optional: bool = False) -> _Field:
+    nullable, auto = optional, False
     vector: VectorType | None = None
     while True:
         origin = get_origin(annotation)
@@ -109,11 +109,9 @@ def _analyse(annotation: Any, where: str) -> _Field:
                 annotation = typing.Union[tuple(rest)]  # noqa: UP007 built at run time
                 break
             annotation = rest[0]
-        elif (
-            origin in (typing.Required, typing.NotRequired, typing.ReadOnly)
-            if hasattr(typing, "ReadOnly")
-            else (origin in (typing.Required, typing.NotRequired))
-        ):
+        elif origin in (typing.Required, typing.NotRequired):
+            # The classes' own lists of required keys are wrong where annotations are strings.
+            nullable = origin is typing.NotRequired
             annotation = get_args(annotation)[0]
         else:
             break
@@ -138,20 +136,19 @@ def _from_class(
     model: Any,
     defaults: Mapping[str, Any],
     instance_dict: Callable[[Any], Row] | None,
-    required: frozenset[str] | None = None,
 ) -> RowType:
     hints = typing.get_type_hints(model, include_extras=True)
     names = list(model.model_fields) if issubclass(model, pydantic.BaseModel) else list(hints)
     if instance_dict is _dataclass_dict:
         names = [f.name for f in dataclasses.fields(model)]
-    fields = {n: _analyse(hints[n], f"{model.__name__}.{n}") for n in names}
+    partial = instance_dict is None and not model.__total__
+    fields = {n: _analyse(hints[n], f"{model.__name__}.{n}", optional=partial) for n in names}
     columns = []
     for name, item in fields.items():
         default = defaults.get(name, MISSING)
         if default is not MISSING and item.adapter is not None and default is not None:
             default = item.adapter.dump_python(default, mode="json")
-        optional = required is not None and name not in required
-        columns.append(Column(name, item.kind, item.nullable or optional, default, item.auto, item.vector))
+        columns.append(Column(name, item.kind, item.nullable, default, item.auto, item.vector))
     dumpers = {n: f.adapter for n, f in fields.items() if f.adapter is not None}
     auto = next((n for n, f in fields.items() if f.auto), None)
 
@@ -173,7 +170,8 @@ def _from_class(
                     raise InvalidValue(f"column {name!r}: {_first(error)}") from error
         return found
 
-    adapter: Any = pydantic.TypeAdapter(model)
+    # A TypedDict's rows are dicts as they are; pydantic cannot even read one of typing's before Python 3.12.
+    adapter: Any = None if instance_dict is None else pydantic.TypeAdapter(model)
 
     def _validated(found: Row) -> Row:
         unknown = [n for n in found if n not in fields]

@@ -381,7 +381,7 @@ class AsyncTable(Generic[R]):
             self,  # type: ignore[arg-type]  # the query asks only for what it needs
             self._criteria(where),
             resolve_order(order_by, self._schema, self._mapping_column),
-            explicit_order=order_by is not None,
+            explicit=0 if order_by is None else len(order_by) if isinstance(order_by, (list, tuple)) else 1,
             limit=check_limit(limit),
             offset=check_limit(offset, "offset") or 0,
             select=select,

@@ -57,7 +57,7 @@ class Blobs:
 
     def delete(self, ref: Any) -> bool:
         """Delete a blob; whether it was there."""
-        return iterate(self._run.wait, self._async.delete(ref))
+        return self._run.wait(self._async.delete(ref))
 
     def clear(self) -> int:
         """Delete every blob of this store; how many there were."""

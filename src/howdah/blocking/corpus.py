@@ -155,6 +155,14 @@ class Corpus:
         """Documents below ``collection`` or ``collection/prefix`` of whole path parts, by URI."""
         return self._run.wait(self._async.ls(prefix))
 
+    def migration(self) -> list[str]:
+        """The SQL that would create or grow the tables of this corpus; empty when everything is in place."""
+        return self._run.wait(self._async.migration())
+
+    def migrate(self) -> None:
+        """Create or grow the tables of this corpus now instead of on first use."""
+        return self._run.wait(self._async.migrate())
+
     def status(self) -> CorpusStatus:
         """What the corpus holds, and how many documents wait for vectors."""
         return self._run.wait(self._async.status())

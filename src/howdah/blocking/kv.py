@@ -8,7 +8,7 @@ from typing import Any
 from ..stores.common import Duration, Versioned
 from ..stores.kv import AsyncKV, Key
 from .query import Query
-from .runner import Runner, iterate
+from .runner import Runner
 from .table import Table
 
 
@@ -58,7 +58,7 @@ class KV:
 
     def increment(self, key: Key, by: int | float = 1, *, ttl: Duration | None = None) -> int | float:
         """Add ``by`` to a number, atomically; an absent key counts as 0. ``ttl`` renews the expiry, else it stays."""
-        return iterate(self._run, self._async.increment(key, by, ttl=ttl))
+        return self._run(self._async.increment(key, by, ttl=ttl))
 
     def touch(self, key: Key, ttl: Duration | None) -> bool:
         """Give a key a new expiry, or none; whether it was there."""

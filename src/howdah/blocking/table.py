@@ -62,7 +62,7 @@ class Table(Generic[R]):
         Returns the stored row, which keeps its primary key, and whether it was inserted. ``on`` names exactly one
         declared unique index, its columns in any order; a null among them is ``InvalidInput``.
         """
-        return iterate(self._run, self._async.upsert(row, on))
+        return self._run(self._async.upsert(row, on))
 
     def update_one(self, where: Where, patch: Mapping[str, Any]) -> R | None:
         """Compare and set: give the first matching row in key order the values of ``patch``; the row, or ``None``.
@@ -77,7 +77,7 @@ class Table(Generic[R]):
 
     def merge(self, row: Mapping[str, Any]) -> R:
         """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
-        return iterate(self._run, self._async.merge(row))
+        return self._run(self._async.merge(row))
 
     def delete(self, key: Any) -> bool:
         """Delete by key (or row); whether it was there."""

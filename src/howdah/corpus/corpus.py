@@ -442,6 +442,18 @@ class AsyncCorpus:
             Listed(r["id"], self._uri(r["collection"], r["path"]), r["title"], r["size"], r["modified"]) for r in rows
         ]
 
+    def _tables_used(self) -> list[AsyncTable[Any]]:
+        return [self._collections._records.table, self._tables.documents, self._tables.chunks, *self._vector_tables()]
+
+    async def migration(self) -> list[str]:
+        """The SQL that would create or grow the tables of this corpus; empty when everything is in place."""
+        return await self._engine.script([t._ops for t in self._tables_used()])
+
+    async def migrate(self) -> None:
+        """Create or grow the tables of this corpus now instead of on first use."""
+        for table in self._tables_used():
+            await table._ensure()
+
     async def status(self) -> CorpusStatus:
         """What the corpus holds, and how many documents wait for vectors."""
         embedder = self._model()

@@ -101,6 +101,9 @@ class Engine(Protocol):
     async def drop(self, table: Any) -> None:
         """Remove a table with its data."""
 
+    async def script(self, tables: Sequence[Any]) -> list[str]:
+        """The statements that would create or grow the tables; empty when they are as declared."""
+
     def watch(self, table: Any) -> None:
         """A write happened that may need upkeep soon."""
 

@@ -52,6 +52,19 @@ def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
         return np.where(norms > 0, 1 - np.clip(dots / norms, -1, 1), 1.0)
 
 
+def exact_distances(rows: Sequence[np.ndarray], query: np.ndarray, metric: str) -> list[float]:
+    """As ``distances``, in double precision and row by row, so that a row's value depends on nothing else."""
+    matrix, wanted = np.stack(rows).astype(np.float64), query.astype(np.float64)
+    if metric == "l2":
+        return np.sqrt(((matrix - wanted) ** 2).sum(axis=1)).tolist()  # type: ignore[no-any-return]  # floats
+    dots = (matrix * wanted).sum(axis=1)
+    if metric == "ip":
+        return (-dots).tolist()  # type: ignore[no-any-return]  # floats
+    norms = np.sqrt((matrix * matrix).sum(axis=1)) * np.sqrt((wanted * wanted).sum())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norms > 0, 1 - np.clip(dots / norms, -1, 1), 1.0).tolist()  # type: ignore[no-any-return]  # floats
+
+
 def score(distance: float, metric: str) -> float:
     """Score of a distance, higher is better: cosine ``1 − d``, L2 ``1 / (1 + d)``, inner product ``−d``."""
     if metric == "cosine":

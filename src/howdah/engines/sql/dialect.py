@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC
 from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
@@ -252,6 +253,8 @@ class PostgresDialect:
             dtype = DTYPES[column.vector.dtype]
             return lambda value: np.frombuffer(value, number, offset=4).astype(dtype)
         return {
+            # asyncpg gives the first and last moment there is without their zone.
+            "timestamp": lambda value: value if value.tzinfo else value.replace(tzinfo=UTC),
             "uuid": lambda value: UUID(int=value.int),
             "json": json_from_jsonb,
             "sparse": _sparse_from_pgvector,

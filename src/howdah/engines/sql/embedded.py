@@ -80,6 +80,10 @@ def binaries() -> Path:
     return Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
+# Servers and reapers outlive the object that started them, while other processes use the directory.
+_children: list[subprocess.Popen[bytes]] = []
+
+
 class EmbeddedServer:
     """One directory's server, as seen by one process."""
 
@@ -248,7 +252,7 @@ class EmbeddedServer:
 
     def _answers(self) -> bool:
         """Whether a server accepts connections; only connecting tells, a process number does not."""
-        path = self.socket_directory / ".s.PGSQL.5432"
+        path = self.socket_directory / f".s.PGSQL.{self.settings.get('port', '5432')}"
         if not path.exists():
             return False
         with socket.socket(socket.AF_UNIX) as probe:
@@ -327,9 +331,11 @@ class EmbeddedServer:
                 env=_environment(),
                 **self._as_user(),  # type: ignore[arg-type]  # user, group, extra_groups
             )
+        _children.append(self._process)
 
     def _watch(self) -> None:
         pid = self._pid()
+        _children[:] = [child for child in _children if child.poll() is None]
         self._reaper = subprocess.Popen(
             [
                 *(sys.executable, "-S", "-E", "-c", _REAPER),
@@ -346,6 +352,7 @@ class EmbeddedServer:
             cwd="/",
             start_new_session=True,
         )
+        _children.append(self._reaper)
 
     def _stop(self) -> None:
         pid = self._pid()

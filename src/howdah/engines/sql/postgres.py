@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -35,6 +35,7 @@ from .upkeep import merge_begin, merge_step, sweep_step
 T = TypeVar("T")
 log = logging.getLogger("howdah")
 RETRIES = 5
+STARTING = 60.0
 UPKEEP_EVERY = 60.0
 _OWN = ("schema", "pool_size", "pooler")
 _EMBEDDED = ("schema", "pool_size", "shared_buffers")
@@ -328,6 +329,10 @@ class PostgresEngine:
 
     # Upkeep ------------------------------------------------------------------------------------------------------
 
+    async def script(self, tables: Sequence[PostgresTable]) -> list[str]:
+        """The statements that would create or grow the tables."""
+        return await self.read(lambda: self.setup.script(tables))
+
     def watch(self, table: PostgresTable) -> None:
         if table.text is None and not table.schema.ttl:
             return
@@ -442,9 +447,7 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
     else:
 
         async def connect() -> Connection:
-            connection = await asyncpg.connect(
-                **arguments, statement_cache_size=0 if engine.pooler else 500, timeout=30
-            )
+            connection = await _connect({**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30})
             await engine.prepare(connection)
             return connection
 
@@ -455,6 +458,18 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
         await engine.close()
         raise
     return engine
+
+
+async def _connect(arguments: dict[str, Any]) -> Connection:
+    """A connection; a server that is just starting or recovering is waited for."""
+    deadline = time.monotonic() + STARTING
+    while True:
+        try:
+            return await asyncpg.connect(**arguments)
+        except asyncpg.CannotConnectNowError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
 
 
 def _schema(url: Url, options: dict[str, Any]) -> str:

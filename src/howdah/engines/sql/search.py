@@ -14,7 +14,7 @@ from ...schema import Column
 from ...search import bm25
 from ...search.analyzer import contains_phrase
 from ...search.query import Clause
-from ...search.vectors import distances, sparse_distance
+from ...search.vectors import exact_distances, sparse_distance
 from ..base import Op, Stmt
 from .aggregate import aggregate
 from .dialect import Params, quote
@@ -130,7 +130,7 @@ def rank(
     if column.kind == "sparse":
         away = [sparse_distance(decode(r[place]), query, column.vector.metric) for r in rows]
     elif rows:
-        away = distances(np.stack([decode(r[place]) for r in rows]), query, column.vector.metric).tolist()
+        away = exact_distances([decode(r[place]) for r in rows], query, column.vector.metric)
     else:
         away = []
     ranked = sorted(zip(rows, away, strict=True), key=lambda pair: (pair[1], key_order(table, pair[0])))

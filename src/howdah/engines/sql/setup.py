@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from ...errors import BackendError, SetupRequired
+from ...check import checker
+from ...criteria import Order
+from ...errors import SetupRequired
 from ...values import MISSING
 from ..base import Op, Stmt
 from . import ddl
@@ -109,23 +112,32 @@ class Setup:
             (f"table:{table.physical}", version, "create" if stored is None else "grow", ";\n".join(statements)),
         )
 
-    def script(self, table: SqlTable) -> Op[list[str]]:
-        """The statements that ``ensure`` would run, ready for a SQL prompt."""
-        try:
-            plan, stored, version = yield from self.plan(table)
-        except BackendError:  # the bookkeeping itself is not there yet
+    def script(self, tables: Sequence[SqlTable]) -> Op[list[str]]:
+        """The statements that would create or grow the tables, ready for a SQL prompt."""
+        if self.dialect.name == "sqlite":
+            there = yield Stmt("SELECT 1 FROM sqlite_master WHERE name = '_howdah_migrations'")
+        else:
+            there = yield Stmt("SELECT 1 WHERE to_regclass($1) IS NOT NULL", (self.migrations,))
+        lines = [] if there else system_ddl(self.dialect)
+        if self.dialect.name == "postgres":
+            has = yield Stmt("SELECT 1 FROM pg_extension WHERE extname = 'vector'")
+            if not has and any(t.schema.vectors or t.schema.sparse_vectors for t in tables):
+                lines.append("CREATE EXTENSION IF NOT EXISTS vector")
+        for table in tables:
             plan, stored, version = ddl.Plan(ddl.create(table)), None, 0
-        if not plan:
-            return []
-        spec = json.dumps(
-            table.schema.spec() if stored is None else ddl.merged(stored, table.schema.spec()), sort_keys=True
-        )
-        name = text_literal(table.physical)
-        return [
-            *plan.statements,
-            f"INSERT INTO {self.tables} (name, version, spec) VALUES ({name}, {version + 1}, {text_literal(spec)})"
-            " ON CONFLICT (name) DO UPDATE SET version = excluded.version, spec = excluded.spec",
-        ]
+            if there:
+                plan, stored, version = yield from self.plan(table)
+            if not plan:
+                continue
+            wanted = table.schema.spec()
+            spec = json.dumps(wanted if stored is None else ddl.merged(stored, wanted), sort_keys=True)
+            lines += plan.statements
+            lines.append(
+                f"INSERT INTO {self.tables} (name, version, spec)"
+                f" VALUES ({text_literal(table.physical)}, {version + 1}, {text_literal(spec)})"
+                " ON CONFLICT (name) DO UPDATE SET version = excluded.version, spec = excluded.spec"
+            )
+        return lines
 
     def forget(self, table: SqlTable) -> Op[None]:
         """Drop the table and its records."""
@@ -142,8 +154,6 @@ class Setup:
 
 
 def _fill_default(table: SqlTable, name: str, default: Any) -> Op[None]:
-    from ...check import checker
-
     column = table.schema.by_name[name]
     value = table.encode_value(name, checker(column)(default))
     p = table.dialect.placeholder(1, column.kind)
@@ -157,8 +167,6 @@ def _refill(table: SqlTable, *, fill_text: bool) -> Op[None]:
         return
     schema = table.schema
     after: list[Any] | None = None
-    from ...criteria import Order
-
     orders = [Order(k) for k in schema.key]
     p = table.dialect.placeholder
     while True:

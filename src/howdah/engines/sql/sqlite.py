@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -282,6 +282,10 @@ class SqliteEngine:
         await self.write(lambda: self.setup.forget(table))
         with self._state:
             self._tables.pop(table.physical, None)
+
+    async def script(self, tables: Sequence[SqliteTable]) -> list[str]:
+        """The statements that would create or grow the tables."""
+        return await self.read(lambda: self.setup.script(tables))
 
     def watch(self, table: SqliteTable) -> None:
         """A write happened that may need upkeep soon."""

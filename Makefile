@@ -1,0 +1,44 @@
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+
+.PHONY: demo test lint types layers check bench clean
+
+$(PY):
+	python3 -m venv $(VENV)
+
+# The demo needs no test tools.
+$(DEMO): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --editable '.[local]'
+	touch $@
+
+$(STAMP): pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(DEMO)
+	$(PY) tools/demo.py
+
+test: $(STAMP)
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)
+	$(PY) -m ruff check src tests tools benchmarks
+	$(PY) -m ruff format --check src tests tools benchmarks
+	$(PY) tools/blocking.py --check
+
+types: $(STAMP)
+	$(PY) -m mypy
+	$(PY) -m mypy tests tools benchmarks
+
+layers: $(STAMP)
+	$(VENV)/bin/lint-imports
+
+check: lint types layers test
+
+bench: $(STAMP)
+	$(PY) -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

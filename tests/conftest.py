@@ -1,0 +1,138 @@
+"""Engines for the tests: one blocking store a test, on memory, SQLite (both faces), an embedded and a server Postgres."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import howdah
+from howdah.blocking.runner import Portal
+from howdah.blocking.store import Store
+from howdah.engines.sql.embedded import EmbeddedServer
+from howdah.store import AsyncStore, open_engine
+
+ENGINES = ("memory", "sqlite", "sqlite-loop", "pg", "server")
+PERSISTENT = ("sqlite", "pg", "server")
+_numbers = itertools.count()
+
+
+class Servers:
+    """The Postgres servers of a test session, started when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: dict[str, EmbeddedServer] = {}
+        self.stores: list[Store] = []
+        self.port = 0
+
+    def embedded(self) -> str:
+        """URL of an embedded Postgres that stays up for the session."""
+        if "pg" not in self._open:
+            server = EmbeddedServer(str(self.root / "embedded server"))
+            server.open()
+            self._open["pg"] = server
+        return f"pg:{self.root / 'embedded server'}"
+
+    def server(self) -> str:
+        """URL of a Postgres server on loopback: one of your own, or the wheel's."""
+        given = os.environ.get("HOWDAH_TEST_POSTGRES_URL")
+        if given:
+            return given
+        if "server" not in self._open:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+            server = EmbeddedServer(
+                str(self.root / "server"), {"listen_addresses": "127.0.0.1", "port": str(self.port), "shared_buffers": "32MB"}
+            )
+            server.open()
+            self._open["server"] = server
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+        for server in self._open.values():
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    root = Path(tempfile.mkdtemp(prefix="howdah-test-"))
+    root.chmod(0o755)
+    made = Servers(root)
+    yield made
+    made.close()
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def url_for(servers: Servers, tmp_path: Path) -> Callable[[str], str]:
+    """URL of a fresh place on an engine."""
+
+    def make(engine: str) -> str:
+        number = f"t{os.getpid()}_{next(_numbers)}"
+        if engine == "memory":
+            return "memory:"
+        if engine.startswith("sqlite"):
+            return str(tmp_path / f"{number}.db")
+        base = servers.embedded() if engine == "pg" else servers.server()
+        return f"{base}?schema={number}"
+
+    return make
+
+
+def open_store(engine: str, url: str, **options: Any) -> Store:
+    """A blocking store; ``sqlite-loop`` runs the engine as the async face does."""
+    if engine != "sqlite-loop":
+        return howdah.connect(url, **options)
+    run = Portal()
+    defaults: dict[str, Any] = {"schema": None, "create": True, "pool": None, "clock": None, "busy_timeout": None}
+    made = run(open_engine(url, inline=False, **{**defaults, **options}))
+    return Store(AsyncStore(made), run)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(engine: str, url_for: Callable[[str], str], clock: Clock) -> Iterator[Store]:
+    with open_store(engine, url_for(engine), clock=clock) as opened:
+        yield opened
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many contract tests passed on each engine."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        found = re.search(rf"\[(?:.*-)?({'|'.join(sorted(ENGINES, key=len, reverse=True))})(?:-.*)?\]$", report.nodeid)
+        if found and "contract/" in report.nodeid:
+            counts[found[1]] = counts.get(found[1], 0) + 1
+    if counts:
+        terminalreporter.write_line("contract: " + ", ".join(f"{k} {counts.get(k, 0)} passed" for k in ENGINES))
