@@ -90,10 +90,6 @@ class AsyncQuery(Generic[R]):
             async for row in self._stream(engine.read):
                 yield row
             return
-        if not engine.durable:  # in memory an open reader would keep writers out
-            for row in await self.all():
-                yield row
-            return
         snapshot = await engine.snapshot()
         try:
             async for row in self._stream(snapshot.read):

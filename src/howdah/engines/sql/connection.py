@@ -40,8 +40,7 @@ def open_connection(uri: str, *, busy_timeout: float, memory: bool) -> apsw.Conn
         connection.create_scalar_function("howdah_json_at", _json_at, 2, deterministic=True)
         connection.create_aggregate_function("howdah_decimal_sum", _DecimalSum, 1)
         connection.execute("PRAGMA case_sensitive_like = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -65536")
-        if not memory:
-            connection.execute("PRAGMA synchronous = FULL; PRAGMA mmap_size = 1073741824")
+        connection.execute(f"PRAGMA synchronous = {'OFF' if memory else 'FULL'}; PRAGMA mmap_size = 1073741824")
     except apsw.Error as error:
         connection.close()
         raise translate(error, _shown(uri)) from error

@@ -8,6 +8,7 @@ from typing import Any
 from ...errors import InvalidInput
 from ...registry import option
 from ...urls import Url
+from . import scratch
 from .sqlite import SqliteEngine
 
 
@@ -34,7 +35,12 @@ async def open_sqlite(url: Url, *, inline: bool, options: dict[str, Any]) -> Sql
 async def open_memory(url: Url, *, inline: bool, options: dict[str, Any]) -> SqliteEngine:
     """SQLite in memory; a name is shared inside the process."""
     _refuse_unknown(url, ())
-    return SqliteEngine(None, memory=url.rest or None, inline=inline, clock=options["clock"] or time.time)
+    path = scratch.acquire(url.rest or None)
+    try:
+        return SqliteEngine(path, memory=True, inline=inline, clock=options["clock"] or time.time)
+    except BaseException:
+        scratch.release(path)
+        raise
 
 
 async def open_postgres(url: Url, *, inline: bool, options: dict[str, Any]) -> Any:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import threading
 import time
 import weakref
@@ -14,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import apsw
 
 from ...errors import BackendError, Closed, Corrupt, StartupError, TransactionError
 from ...schema import Schema
-from ..base import Capabilities, Node, Status, Stmt, Work, innermost
-from . import upkeep
+from ..base import Capabilities, Node, Status, Work, innermost
+from . import scratch, upkeep
 from .connection import open_connection, run, translate
 from .dialect import SqliteDialect
 from .setup import Setup, system_ddl
@@ -40,9 +39,9 @@ class SqliteEngine:
 
     def __init__(
         self,
-        path: str | None,
+        path: str,
         *,
-        memory: str | None = None,
+        memory: bool = False,
         inline: bool = False,
         create: bool = True,
         busy_timeout: float = 120,
@@ -50,23 +49,22 @@ class SqliteEngine:
     ) -> None:
         self.path = path
         self.inline = inline
-        self.durable = path is not None
+        self.durable = not memory
         self.dialect = SqliteDialect()
         self.setup = Setup(self.dialect, create=create)
         self.now = clock
-        self.place = path or f"memory:{memory or ''}"
+        self.place = "memory:" if memory else path
         self._memory = memory
-        self._uri = _uri(path, memory)
+        self._uri = f"file:{quote(os.path.abspath(path))}"
         self._busy_timeout = busy_timeout
         self._local = threading.local()
         self._readers: list[apsw.Connection] = []
         self._pool: ThreadPoolExecutor | None = None
         self._state = threading.Lock()
         self._closed: str | None = None
-        self._scratch: str | None = None
         self._tables: dict[str, SqliteTable] = {}
         turn = self._open_turn()
-        connection = open_connection(self._uri, busy_timeout=busy_timeout, memory=path is None)
+        connection = open_connection(self._uri, busy_timeout=busy_timeout, memory=memory)
         self.writer = Writer(connection, turn, self.place)
         try:
             self._prepare(connection, turn, create)
@@ -78,7 +76,7 @@ class SqliteEngine:
         _engines.add(self)
 
     def _open_turn(self) -> Turn:
-        if self.path is None:
+        if self._memory:
             return Turn(None)
         try:
             return Turn(f"{self.path}-lock")
@@ -88,10 +86,9 @@ class SqliteEngine:
     def _prepare(self, connection: apsw.Connection, turn: Turn, create: bool) -> None:
         turn.take()
         try:
-            if self.path is not None:
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
-                if mode != "wal":
-                    raise StartupError(f"{self.path}: this file system does not support SQLite's WAL; use a local disk")
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
+            if mode != "wal":
+                raise StartupError(f"{self.path}: this file system does not support SQLite's WAL; use a local disk")
             if create:
                 with connection:
                     for statement in system_ddl(self.dialect):
@@ -107,7 +104,7 @@ class SqliteEngine:
         reader: apsw.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
             self._check()
-            reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self.path is None)
+            reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self._memory)
             reader.execute("PRAGMA query_only = ON")
             self._local.reader = reader
             self._readers.append(reader)
@@ -200,7 +197,7 @@ class SqliteEngine:
     async def snapshot(self) -> SqliteSnapshot:
         """A connection of its own on which every read sees the same state."""
         self._check()
-        reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self.path is None)
+        reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self._memory)
         reader.execute("BEGIN")
         return SqliteSnapshot(reader, self.place)
 
@@ -297,12 +294,7 @@ class SqliteEngine:
             return list(self._tables.values())
 
     def _vector_folder(self) -> Path:
-        if self.path is not None:
-            return Path(f"{self.path}-vectors")
-        with self._state:
-            if self._scratch is None:
-                self._scratch = tempfile.mkdtemp(prefix="howdah-")
-            return Path(self._scratch)
+        return Path(f"{self.path}-vectors")
 
     async def background(self) -> bool:
         """Do all upkeep that waits, now."""
@@ -312,18 +304,9 @@ class SqliteEngine:
 
     async def status(self) -> Status:
         size = 0
-        if self.path is not None:
-            for suffix in ("", "-wal"):
-                with suppress(OSError):
-                    size += os.path.getsize(self.path + suffix)
-            for file in self._vector_folder().glob("*"):
-                with suppress(OSError):
-                    size += file.stat().st_size
-        else:
-            rows = await self.read(
-                lambda: _one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-            )
-            size = int(rows[0][0])
+        for file in (Path(self.path), Path(f"{self.path}-wal"), *self._vector_folder().glob("*")):
+            with suppress(OSError):
+                size += file.stat().st_size
         return Status("sqlite", apsw.sqlite_lib_version(), self.place, size)
 
     async def close(self) -> None:
@@ -343,8 +326,8 @@ class SqliteEngine:
         for reader in self._readers:
             reader.close()
         _engines.discard(self)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._memory:
+            scratch.release(self.path)
 
     def _forked(self) -> None:
         self._closed = "the store was opened before a fork; connect again in the child process"
@@ -366,10 +349,6 @@ class SqliteSnapshot:
         self._reader.close()
 
 
-def _one(sql: str) -> Any:
-    return (yield Stmt(sql))
-
-
 def _after_fork() -> None:
     for engine in list(_engines):
         engine._forked()
@@ -377,13 +356,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _uri(path: str | None, memory: str | None) -> str:
-    from urllib.parse import quote
-
-    if path is not None:
-        return f"file:{quote(os.path.abspath(path))}"
-    # SQLite's memdb VFS: connections of one process that share a database with real isolation.
-    name = memory if memory else f"private-{os.getpid()}-{os.urandom(8).hex()}"
-    return f"file:/{quote(name, safe='')}?vfs=memdb"
