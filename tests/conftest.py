@@ -52,7 +52,8 @@ class Servers:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
             server = EmbeddedServer(
-                str(self.root / "server"), {"listen_addresses": "127.0.0.1", "port": str(self.port), "shared_buffers": "32MB"}
+                str(self.root / "server"),
+                {"listen_addresses": "127.0.0.1", "port": str(self.port), "shared_buffers": "32MB"},
             )
             server.open()
             self._open["server"] = server

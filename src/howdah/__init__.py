@@ -9,63 +9,131 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .aggregates import avg_, count_, max_, min_, sum_
-    from .blocking.blobs import Blob, Blobs
-    from .blocking.connect import connect
-    from .blocking.corpus import Corpus
-    from .blocking.kv import KV
-    from .blocking.query import Query
-    from .blocking.records import Records
-    from .blocking.store import Store
-    from .blocking.table import Table
-    from .blocking.vectors import Vectors
-    from .corpus.corpus import AsyncCorpus
-    from .errors import (
-        Ambiguous,
-        BackendError,
-        Closed,
-        Conflict,
-        Corrupt,
-        DimensionMismatch,
-        DuplicateKey,
-        EmbeddingMismatch,
-        EmptyCriteria,
-        Error,
-        Ignored,
-        InvalidCursor,
-        InvalidFilter,
-        InvalidInput,
-        InvalidKey,
-        InvalidLimit,
-        InvalidName,
-        InvalidPath,
-        InvalidValue,
-        LimitExceeded,
-        ModelUnavailable,
-        NoCoveringIndex,
-        NotFound,
-        QuerySyntaxError,
-        SetupRequired,
-        StartupError,
-        Timeout,
-        TransactionError,
-        UnfilteredDelete,
-        UnknownCollection,
-        UnknownColumn,
-        Unsupported,
+    from .aggregates import (
+        avg_ as avg_,
+        count_ as count_,
+        max_ as max_,
+        min_ as min_,
+        sum_ as sum_,
     )
-    from .hits import Dense, Hit, Hits, Sparse, Text
-    from .pages import Page
-    from .schema import HNSW, Auto, sparse, vector
-    from .search.fusion import DBSF, RRF
-    from .store import AsyncStore, connect_async
-    from .stores.blobs import AsyncBlob, AsyncBlobs, BlobRef
-    from .stores.common import Versioned
-    from .stores.kv import AsyncKV
-    from .stores.records import AsyncRecords, Entry
-    from .stores.vectors import AsyncVectors, Vector
-    from .table import AsyncTable
-    from .values import DELETE, KEEP, MISSING, NULL, fingerprint
+    from .blocking.blobs import (
+        Blob as Blob,
+        Blobs as Blobs,
+    )
+    from .blocking.connect import (
+        connect as connect,
+    )
+    from .blocking.corpus import (
+        Corpus as Corpus,
+    )
+    from .blocking.kv import (
+        KV as KV,
+    )
+    from .blocking.query import (
+        Query as Query,
+    )
+    from .blocking.records import (
+        Records as Records,
+    )
+    from .blocking.store import (
+        Store as Store,
+    )
+    from .blocking.table import (
+        Table as Table,
+    )
+    from .blocking.vectors import (
+        Vectors as Vectors,
+    )
+    from .corpus.corpus import (
+        AsyncCorpus as AsyncCorpus,
+    )
+    from .errors import (
+        Ambiguous as Ambiguous,
+        BackendError as BackendError,
+        Closed as Closed,
+        Conflict as Conflict,
+        Corrupt as Corrupt,
+        DimensionMismatch as DimensionMismatch,
+        DuplicateKey as DuplicateKey,
+        EmbeddingMismatch as EmbeddingMismatch,
+        EmptyCriteria as EmptyCriteria,
+        Error as Error,
+        Ignored as Ignored,
+        InvalidCursor as InvalidCursor,
+        InvalidFilter as InvalidFilter,
+        InvalidInput as InvalidInput,
+        InvalidKey as InvalidKey,
+        InvalidLimit as InvalidLimit,
+        InvalidName as InvalidName,
+        InvalidPath as InvalidPath,
+        InvalidValue as InvalidValue,
+        LimitExceeded as LimitExceeded,
+        ModelUnavailable as ModelUnavailable,
+        NoCoveringIndex as NoCoveringIndex,
+        NotFound as NotFound,
+        QuerySyntaxError as QuerySyntaxError,
+        SetupRequired as SetupRequired,
+        StartupError as StartupError,
+        Timeout as Timeout,
+        TransactionError as TransactionError,
+        UnfilteredDelete as UnfilteredDelete,
+        UnknownCollection as UnknownCollection,
+        UnknownColumn as UnknownColumn,
+        Unsupported as Unsupported,
+    )
+    from .hits import (
+        Dense as Dense,
+        Hit as Hit,
+        Hits as Hits,
+        Sparse as Sparse,
+        Text as Text,
+    )
+    from .pages import (
+        Page as Page,
+    )
+    from .schema import (
+        HNSW as HNSW,
+        Auto as Auto,
+        sparse as sparse,
+        vector as vector,
+    )
+    from .search.fusion import (
+        DBSF as DBSF,
+        RRF as RRF,
+    )
+    from .store import (
+        AsyncStore as AsyncStore,
+        connect_async as connect_async,
+    )
+    from .stores.blobs import (
+        AsyncBlob as AsyncBlob,
+        AsyncBlobs as AsyncBlobs,
+        BlobRef as BlobRef,
+    )
+    from .stores.common import (
+        Versioned as Versioned,
+    )
+    from .stores.kv import (
+        AsyncKV as AsyncKV,
+    )
+    from .stores.records import (
+        AsyncRecords as AsyncRecords,
+        Entry as Entry,
+    )
+    from .stores.vectors import (
+        AsyncVectors as AsyncVectors,
+        Vector as Vector,
+    )
+    from .table import (
+        AsyncTable as AsyncTable,
+    )
+    from .values import (
+        DELETE as DELETE,
+        KEEP as KEEP,
+        MISSING as MISSING,
+        NULL as NULL,
+        fingerprint as fingerprint,
+    )
 
 __version__: Final = "0.1.0"
 
@@ -99,7 +167,7 @@ _WHERE: Final = {
     "values": "DELETE KEEP MISSING NULL fingerprint",
 }
 _MODULES: Final = {name: module for module, names in _WHERE.items() for name in names.split()}
-__all__ = [  # noqa: PLE0604 - the names above, each imported on first use
+__all__ = [
     "__version__",
     *sorted(_MODULES),
 ]

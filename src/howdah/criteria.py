@@ -268,7 +268,7 @@ def condition(column: str, op: object, value: Any, path: Path = ()) -> Criteria:
     if value is None or value is NULL or value is MISSING:
         if op not in ("=", "!="):
             raise InvalidFilter(f"{column!r} {op} None: only = and != compare with null")
-        only = {NULL: "null", MISSING: "missing"}.get(value) if path else None
+        only = ("null" if value is NULL else "missing" if value is MISSING else None) if path else None
         return Null(column, op == "!=", path, only)
     return Compare(column, str(op), value, path)
 

@@ -13,8 +13,7 @@ from .engines.base import Op
 from .errors import InvalidInput, InvalidValue, Unsupported
 from .hits import LEG_NAMES, Dense, Hit, Hits, Leg, Match, Sparse, Text, candidates
 from .schema import Column, Schema
-from .search.fusion import Fusion, check_weights
-from .search.fusion import fusion as as_fusion
+from .search.fusion import Fusion, check_weights, fusion as as_fusion
 from .search.query import parse
 from .search.vectors import score as vector_score
 

@@ -44,7 +44,7 @@ class AsyncQuery(Generic[R]):
         self._limit = limit
         self._offset = offset
         self._names: tuple[str, ...] = table._schema.names
-        self._convert = table._row
+        self._convert: Callable[[Sequence[Any]], Any] = table._row
         if select is not None:
             if isinstance(select, str) or not select:
                 raise InvalidInput(f"select={select!r}: expected a list of column names")

@@ -106,7 +106,7 @@ def _analyse(annotation: Any, where: str, *, optional: bool = False) -> _Field:
             rest = [a for a in get_args(annotation) if a is not type(None)]
             nullable = nullable or len(rest) < len(get_args(annotation))
             if len(rest) != 1:
-                annotation = typing.Union[tuple(rest)]  # noqa: UP007 built at run time
+                annotation = typing.Union[tuple(rest)]
                 break
             annotation = rest[0]
         elif origin in (typing.Required, typing.NotRequired):

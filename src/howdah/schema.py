@@ -63,7 +63,7 @@ def vector(
     *,
     dtype: Dtype = "float32",
     metric: Metric = "cosine",
-    index: HNSW | None = HNSW(),  # noqa: B008 frozen
+    index: HNSW | None = HNSW(),
 ) -> VectorType:
     """Column type of dense vectors of ``dim`` numbers, searched by ``metric``; ``index=None`` always scans exactly."""
     return VectorType(dim, dtype, metric, index)
@@ -196,7 +196,7 @@ def build(
         if column.name.lower() in folded:
             raise InvalidName(f"table {name!r}: two columns called {column.name!r} but for case")
         folded.add(column.name.lower())
-    weights = {} if text is None else dict(text) if isinstance(text, Mapping) else {c: 1.0 for c in text}
+    weights = {} if text is None else dict(text) if isinstance(text, Mapping) else dict.fromkeys(text, 1.0)
     schema = Schema(
         name,
         columns,

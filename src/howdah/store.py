@@ -216,10 +216,10 @@ class AsyncStore:
         """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
         await self._engine.background()
 
-    async def migrate(self, tables: Sequence[AsyncTable[Any]] = ()) -> None:
+    async def migrate(self, tables: Sequence[Any] = ()) -> None:
         """Create or grow the given tables now instead of on first use."""
         for table in tables:
-            await table._ensure()
+            await getattr(table, "_async", table)._ensure()
 
     async def close(self) -> None:
         """Release what this store opened; a caller's own pool stays open."""

@@ -118,7 +118,7 @@ class AsyncTable(Generic[R]):
             values = tuple(key[n] for n in names)
         elif isinstance(key, tuple):
             values = key
-        elif len(names) > 1 or hasattr(key, names[0]) and not isinstance(key, (str, bytes, int, float)):
+        elif len(names) > 1 or (hasattr(key, names[0]) and not isinstance(key, (str, bytes, int, float))):
             try:
                 values = tuple(getattr(key, n) for n in names)
             except AttributeError:
@@ -257,7 +257,8 @@ class AsyncTable(Generic[R]):
                     made[self._schema.names.index(auto.name)] = (yield from ops.numbers.allocate(1))[0]
                 return made
 
-            return (yield from ops.upsert(list(driver), index, generate))
+            result: tuple[Driver, bool] = yield from ops.upsert(list(driver), index, generate)
+            return result
 
         driver, inserted = await self._write(work)
         return self._row(driver), bool(inserted)
@@ -378,7 +379,7 @@ class AsyncTable(Generic[R]):
         serves the query alone, else ``NoCoveringIndex``. A stream reads in batches and holds no connection between.
         """
         return AsyncQuery(
-            self,  # type: ignore[arg-type]  # the query asks only for what it needs
+            self,
             self._criteria(where),
             resolve_order(order_by, self._schema, self._mapping_column),
             explicit=0 if order_by is None else len(order_by) if isinstance(order_by, (list, tuple)) else 1,

@@ -50,6 +50,11 @@ def parse(url: object) -> Url:
             rest = rest[: query.start()]
     if scheme == "sqlite" and found is not None and rest.startswith("//"):
         rest = rest[3:] if rest.startswith("///") else rest[2:]
+    if scheme in ("postgresql", "postgres"):
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise InvalidInput(f"store URL {text!r}: {error}") from error
     if "\0" in rest:
         raise InvalidInput(f"store URL {text!r} contains U+0000")
     return Url("postgresql" if scheme == "postgres" else scheme, rest, text, options)

@@ -41,7 +41,9 @@ def test_sources(blobs: Any) -> None:
     assert (text.mime_type, text.size) == ("text/plain; charset=utf-8", 6)
     assert blobs.open("t").text() == "naïve"
     assert blobs.put("f", io.BytesIO(BIG)).size == len(BIG)
-    assert blobs.put("i", (BIG[i : i + 1000] for i in range(0, len(BIG), 1000))).sha256 == hashlib.sha256(BIG).hexdigest()
+    assert (
+        blobs.put("i", (BIG[i : i + 1000] for i in range(0, len(BIG), 1000))).sha256 == hashlib.sha256(BIG).hexdigest()
+    )
     assert blobs.get("i") == BIG
     assert blobs.put("empty", b"").size == 0
     assert blobs.get("empty") == b""
@@ -57,7 +59,15 @@ def test_streams_and_ranges(blobs: Any) -> None:
     blobs.put("k", BIG)
     blob = blobs.open("k")
     assert b"".join(blob) == BIG
-    for start, stop in ((0, 1), (0, 10**9), (262_143, 262_145), (len(BIG) - 1, len(BIG)), (5, 5), (10**8, 10**9), (0, 262_144)):
+    for start, stop in (
+        (0, 1),
+        (0, 10**9),
+        (262_143, 262_145),
+        (len(BIG) - 1, len(BIG)),
+        (5, 5),
+        (10**8, 10**9),
+        (0, 262_144),
+    ):
         assert blob.range(start, stop) == BIG[start:stop]
     for start, stop in ((-1, 5), (5, 4)):
         with pytest.raises(InvalidInput):

@@ -13,7 +13,7 @@ import howdah
 from howdah import InvalidInput, InvalidKey, InvalidLimit, InvalidName, InvalidValue, Store
 from tests.conftest import Clock, open_store
 
-VALUES = [
+VALUES: list[Any] = [
     0, 1, -1, 2**63 - 1, -(2**63), 0.0, -0.0, 1.0, 1e16, 1e22, 5e-324, 1.7976931348623157e308, 0.1, -2.5e-7, True, False, None,
     "", "text", "0.00", "-0.0 1e16", "naïve ☃ 𝄞 \u2028", "\"quotes\" \\ back", [], {}, [1, 1.0, True, None, "x", [[]]],
     {"a": {"b": [1e16, -0.0, {"c": 5}]}, "": 1, "k\"ey": 2},
@@ -40,7 +40,7 @@ def test_values_come_back_equal_and_of_the_same_type(store: Store) -> None:
 
 def test_put_replaces_value_and_expiry(store: Store, clock: Clock) -> None:
     kv = store.kv("a")
-    assert kv.put("k", 1, ttl=10) is None
+    kv.put("k", 1, ttl=10)
     kv.put("k", 2)
     clock.now += 100
     assert kv.get("k") == 2
@@ -232,7 +232,20 @@ def test_bad_keys_are_refused(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [float("nan"), float("inf"), 2**63, b"x", (1,), {1}, datetime(2020, 1, 1, tzinfo=UTC), "a\0", "\ud800", {1: 2}, {"a": ["\udc00"]}, object()],
+    [
+        float("nan"),
+        float("inf"),
+        2**63,
+        b"x",
+        (1,),
+        {1},
+        datetime(2020, 1, 1, tzinfo=UTC),
+        "a\0",
+        "\ud800",
+        {1: 2},
+        {"a": ["\udc00"]},
+        object(),
+    ],
     ids=range(12),
 )
 def test_bad_values_are_refused_before_anything_changes(store: Store, bad: Any) -> None:

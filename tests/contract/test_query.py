@@ -43,12 +43,21 @@ class Item:
 
 
 ITEMS = [
-    Item("a", "x", 1, 1.5, True, Decimal("1.10"), datetime(2020, 1, 1, tzinfo=UTC), {"n": 1, "s": "one", "l": [1, "a", None]}),
+    Item(
+        "a",
+        "x",
+        1,
+        1.5,
+        True,
+        Decimal("1.10"),
+        datetime(2020, 1, 1, tzinfo=UTC),
+        {"n": 1, "s": "one", "l": [1, "a", None]},
+    ),
     Item("b", "y", 2, -2.0, False, Decimal("-5"), datetime(2021, 1, 1, tzinfo=UTC), {"n": 1.0, "s": "1", "b": True}),
     Item("c", "x", None, 0.0, None, None, None, {"n": "1", "s": None, "d": {"e": [{"f": 7}]}}),
     Item("d", None, -5, None, True, Decimal("10.0"), datetime(1960, 1, 1, tzinfo=UTC), None),
     Item("e", "Ünï", 2, 1e300, False, Decimal("1e2"), None, [1, 2, "z"]),
-    Item("f", "100%_\\", 2**62, 5e-324, None, Decimal("1.1"), None, {"k\"q": 1, "0": 5, "b": False}),
+    Item("f", "100%_\\", 2**62, 5e-324, None, Decimal("1.1"), None, {'k"q': 1, "0": 5, "b": False}),
 ]
 
 
@@ -133,7 +142,7 @@ CASES: list[tuple[Any, str]] = [
     (lambda c: c.data["d"]["e"][0]["f"] == 7, "c"),
     (lambda c: c.data[0] == 1, "e"),
     (lambda c: c.data["0"] == 5, "f"),
-    (lambda c: c.data["k\"q"] == 1, "f"),
+    (lambda c: c.data['k"q'] == 1, "f"),
     (lambda c: c.data["l"].contains(1), "a"),
     (lambda c: c.data["l"].contains("a"), "a"),
     (lambda c: c.data["l"].contains(None), "a"),
@@ -161,9 +170,9 @@ _tables: dict[str, Any] = {}
 def _shared(engine: str, request: pytest.FixtureRequest) -> Any:
     """One table an engine for all the reading cases."""
     if engine not in _tables:
-        from tests.conftest import open_store
-
         import tempfile
+
+        from tests.conftest import open_store
 
         servers = request.getfixturevalue("servers")
         folder = tempfile.mkdtemp(prefix="howdah-cases-", dir=servers.root)
@@ -205,7 +214,9 @@ BAD: list[tuple[Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("case", "error"), BAD, ids=range(len(BAD)))
-def test_bad_criteria_are_refused_in_the_call(case: Any, error: type[Exception], engine: str, request: pytest.FixtureRequest) -> None:
+def test_bad_criteria_are_refused_in_the_call(
+    case: Any, error: type[Exception], engine: str, request: pytest.FixtureRequest
+) -> None:
     table = _shared(engine, request)
     with pytest.raises(error):
         table.query(case(table.c))
@@ -223,6 +234,7 @@ def test_orders_with_nulls_and_ties(table: Any) -> None:
     assert ids(table.query(order_by=[table.c.flag.asc(), table.c.id.desc()])) == "fcebda"
     assert ids(table.query(order_by="money")) == "cbafde"
     assert ids(table.query(order_by="-at")) == "badcef"
+    bad: Any
     for bad in ("nope", "data", 5, ["kind", None]):
         with pytest.raises(InvalidInput):
             table.query(order_by=bad)
@@ -244,7 +256,10 @@ def test_limits_and_offsets(table: Any) -> None:
 
 
 def test_projection_and_covering(table: Any) -> None:
-    assert table.query({"kind": "x"}, select=["id", "size"]).all() == [{"id": "a", "size": 1}, {"id": "c", "size": None}]
+    assert table.query({"kind": "x"}, select=["id", "size"]).all() == [
+        {"id": "a", "size": 1},
+        {"id": "c", "size": None},
+    ]
     rows = table.query({"kind": "x"}, select=["kind", "size", "id"], order_by="size", covering=True).all()
     assert [r["id"] for r in rows] == ["c", "a"]
     for arguments in (
@@ -255,6 +270,7 @@ def test_projection_and_covering(table: Any) -> None:
     ):
         with pytest.raises(NoCoveringIndex):
             table.query(**arguments, covering=True)
+    bad: Any
     for bad in ([], "id"):
         with pytest.raises(InvalidInput):
             table.query(select=bad)
@@ -288,6 +304,7 @@ def test_cursors_outlive_their_row_and_belong_to_one_query(table: Any, store: St
         with pytest.raises(InvalidCursor):
             table.page(limit=2, cursor=page.next_cursor, **arguments)
     other = store.table("other", Item, key="id")
+    cursor: Any
     for cursor in (page.next_cursor, "rubbish", "", "e30", "\x00", 5, "x" * 9000, page.next_cursor[:-3]):
         with pytest.raises(InvalidCursor):
             other.page(order_by="-size", cursor=cursor)

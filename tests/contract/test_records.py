@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 import howdah
-from howdah import Conflict, EmptyCriteria, InvalidCursor, InvalidFilter, InvalidInput, InvalidKey, InvalidLimit, InvalidValue, Store
+from howdah import (
+    Conflict,
+    EmptyCriteria,
+    InvalidCursor,
+    InvalidFilter,
+    InvalidInput,
+    InvalidKey,
+    InvalidLimit,
+    InvalidValue,
+    Store,
+)
 from tests.conftest import Clock
 
 
@@ -37,12 +47,13 @@ def test_put_keeps_created_and_clears_expiry(store: Store, clock: Clock) -> None
 
 def test_values_must_be_objects(store: Store) -> None:
     records = store.records()
+    bad: Any
     for bad in ([], "x", 1, None, {"a": float("nan")}, {"a": {1: 2}}, {"a": b"x"}, {"a": "\0"}, {"a": 2**63}):
         with pytest.raises(InvalidValue):
-            records.put("a", bad)  # type: ignore[arg-type]
+            records.put("a", bad)
     for bad in ("", 5, "a\0", "x" * 1025):
         with pytest.raises(InvalidKey):
-            records.put(bad, {})  # type: ignore[arg-type]
+            records.put(bad, {})
     with pytest.raises(InvalidValue):
         records.put_many([("a", {}), ("b", [])])  # type: ignore[list-item]
     assert records.list().items == []
@@ -97,7 +108,15 @@ def test_pages_filter_before_the_limit(store: Store) -> None:
 
 def test_filters_are_strict_about_types(store: Store) -> None:
     records = store.records()
-    records.put_many({"int": {"v": 1}, "float": {"v": 1.0}, "text": {"v": "1"}, "true": {"v": True}, "null": {"v": None}, "none": {}, "meta": {"key": "x", "active": 1}})
+    rows: dict[str, Any] = {
+        "int": {"v": 1},
+        "float": {"v": 1.0},
+        "text": {"v": "1"},
+        "true": {"v": True},
+        "null": {"v": None},
+        "none": {},
+        "meta": {"key": "x", "active": 1},
+    }
 
     def match(where: Any) -> set[str]:
         return set(keys(records.list(where=where)))
@@ -221,7 +240,9 @@ def test_of_racing_creates_one_wins(store: Store) -> None:
     records = store.records()
     records.get("warm")
     won: list[int] = []
-    threads = [threading.Thread(target=lambda i=i: won.append(i) if records.create("k", {"i": i}) else None) for i in range(8)]
+    threads = [
+        threading.Thread(target=lambda i=i: won.append(i) if records.create("k", {"i": i}) else None) for i in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

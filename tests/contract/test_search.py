@@ -28,7 +28,7 @@ from howdah import (
     Unsupported,
     Vector,
 )
-from howdah.search.bm25 import B, K1, idf
+from howdah.search.bm25 import K1, B, idf
 from tests.conftest import open_store
 
 
@@ -162,7 +162,10 @@ def test_rollback_takes_the_index_along(docs: Any, store: Store) -> None:
 def test_ranking_does_not_depend_on_how_the_index_grew(store: Store) -> None:
     words = [f"w{i}" for i in range(40)]
     random_ = random.Random(3)
-    rows = [Doc(i, " ".join(random_.choices(words, k=3)), " ".join(random_.choices(words, k=random_.randint(1, 40)))) for i in range(300)]
+    rows = [
+        Doc(i, " ".join(random_.choices(words, k=3)), " ".join(random_.choices(words, k=random_.randint(1, 40))))
+        for i in range(300)
+    ]
     bulk = store.table("bulk", Doc, key="id", text={"title": 3, "body": 1})
     bulk.put_many(rows)
     slow = store.table("slow", Doc, key="id", text={"title": 3, "body": 1})
@@ -179,7 +182,9 @@ def test_ranking_does_not_depend_on_how_the_index_grew(store: Store) -> None:
     store.maintain()
     assert [[(h.key, h.score) for h in slow.search(text=q, limit=50)] for q in queries] == expected
     slow.put(rows[0])
-    assert [(h.key, h.score) for h in slow.search(text="w1 w2", limit=300)] == [(h.key, h.score) for h in bulk.search(text="w1 w2", limit=300)]
+    assert [(h.key, h.score) for h in slow.search(text="w1 w2", limit=300)] == [
+        (h.key, h.score) for h in bulk.search(text="w1 w2", limit=300)
+    ]
 
 
 def test_filters_are_part_of_a_text_search(store: Store) -> None:
@@ -188,11 +193,15 @@ def test_filters_are_part_of_a_text_search(store: Store) -> None:
     hits = table.search(text="common", where={"lang": "rare"}, limit=20)
     assert sorted(h.key for h in hits) == list(range(0, 6000, 500))
     assert len(table.search(text="common", limit=None)) == 6000
-    assert [h.key for h in table.search(text="common", limit=5)] == [h.key for h in table.search(text="common", limit=300)][:5]
+    assert [h.key for h in table.search(text="common", limit=5)] == [
+        h.key for h in table.search(text="common", limit=300)
+    ][:5]
     ties = table.search(text="common", limit=900)
     assert [h.key for h in ties] == [h.key for h in sorted(ties, key=lambda h: (-h.score, h.key))]
     top = ties[0].score
-    assert table.search(text="common", min_score=top, limit=None) == [h for h in table.search(text="common", limit=None) if h.score >= top]
+    assert table.search(text="common", min_score=top, limit=None) == [
+        h for h in table.search(text="common", limit=None) if h.score >= top
+    ]
 
 
 @dataclass
@@ -283,15 +292,30 @@ def test_records_are_replaced_whole_and_metadata_is_only_metadata(store: Store) 
     assert (record.sparse, record.metadata, record.content) == (None, None, None)
     assert kv.search(text="hello") == []
     assert kv.search(sparse=([1], [1.0])) == []
-    for bad in ({"key": "b"}, {"dense": [1, 2]}, {"key": "b", "dense": [1, 2], "meta": 1}, {"key": "b", "dense": [1, 2], "metadata": []}, 5):
+    for bad in (
+        {"key": "b"},
+        {"dense": [1, 2]},
+        {"key": "b", "dense": [1, 2], "meta": 1},
+        {"key": "b", "dense": [1, 2], "metadata": []},
+        5,
+    ):
         with pytest.raises(InvalidInput):
             kv.put(bad)
-    for sparse in (([1], [1, 2]), ([], []), ([1, 1], [1, 2]), ([-1], [1]), ([50], [1]), ([1], [float("inf")]), ([1.5], [1])):
+    for sparse in (
+        ([1], [1, 2]),
+        ([], []),
+        ([1, 1], [1, 2]),
+        ([-1], [1]),
+        ([50], [1]),
+        ([1], [float("inf")]),
+        ([1.5], [1]),
+    ):
         with pytest.raises(InvalidValue):
             kv.put({"key": "b", "sparse": sparse})
 
 
 def test_sparse_search(store: Store) -> None:
+    metric: Any
     for metric, expected in (("cosine", ["b", "a", "d"]), ("ip", ["a", "b", "d"])):
         kv = store.vectors(f"s_{metric}", sparse_dim=1000, sparse_metric=metric)
         kv.put_many(
@@ -323,6 +347,7 @@ def test_hybrid_scores(store: Store) -> None:
     best = hits[0]
     ranks = {m.leg: m.rank for m in best.matches}
     assert best.score == pytest.approx((1 / (60 + ranks["dense"]) + 1 / (60 + ranks["text"])) * 61 / 2)
+    assert hits.explain is not None
     assert hits.explain["legs"]["text"]["candidates"] == 2
     only_text = kv.search([1, 0], text="apple", weights={"dense": 0, "text": 1})
     assert [h.key for h in only_text] == [h.key for h in kv.search(text="apple")]
@@ -343,6 +368,7 @@ def test_hybrid_scores(store: Store) -> None:
     ):
         with pytest.raises((InvalidInput, InvalidLimit)):
             kv.search([1, 0], text="apple", **bad)
+    empty: Any
     for empty in ({}, {"legs": []}):
         with pytest.raises(InvalidValue):
             kv.search(**empty)
@@ -357,7 +383,12 @@ def test_ann_recall_and_filters(store: Store, engine: str) -> None:
     count = 12_000
     data = vectors(count, 8)
     table = store.table(Vec, key="id", indexes=["tag"])
-    table.put_many([Vec(i, v, "half" if i % 2 else "one" if i % 100 == 0 else "few" if i % 1000 == 2 else "rest") for i, v in enumerate(data)])
+    table.put_many(
+        [
+            Vec(i, v, "half" if i % 2 else "one" if i % 100 == 0 else "few" if i % 1000 == 2 else "rest")
+            for i, v in enumerate(data)
+        ]
+    )
     store.maintain()
     unit = data / np.linalg.norm(data, axis=1, keepdims=True)
     tags = np.array([r["tag"] for r in table.query(select=["tag"], order_by="id").all()])
@@ -447,7 +478,10 @@ def test_paging_counting_and_deleting_vectors(store: Store) -> None:
 
 
 def test_scoped_vector_search_stays_inside(store: Store) -> None:
-    one, two = store.scoped("t1").vectors("v", dim=2, text=["content"]), store.scoped("t2").vectors("v", dim=2, text=["content"])
+    one, two = (
+        store.scoped("t1").vectors("v", dim=2, text=["content"]),
+        store.scoped("t2").vectors("v", dim=2, text=["content"]),
+    )
     one.put_many([Vector("a", [1, 0], content="red fox")])
     two.put_many([Vector("a", [1, 0], content="red fish"), Vector("b", [1, 0])])
     assert [h.key for h in one.search([1, 0])] == ["a"]
@@ -464,12 +498,23 @@ def test_engines_agree_on_ranking(url_for: Callable[[str], str]) -> None:
             random_ = random.Random(5)
             kv.put_many(
                 [
-                    Vector(f"{i}", v, sparse=(random_.sample(range(30), 3), [1.0, 0.5, 0.25]), content=" ".join(random_.choices("abcdefgh", k=12)))
+                    Vector(
+                        f"{i}",
+                        v,
+                        sparse=(random_.sample(range(30), 3), [1.0, 0.5, 0.25]),
+                        content=" ".join(random_.choices("abcdefgh", k=12)),
+                    )
                     for i, v in enumerate(vectors(200))
                 ]
             )
             query = vectors(1, seed=9)[0]
             hits = kv.search(query, text="a b c", sparse=([1, 2], [1.0, 1.0]), limit=20)
             text = kv.search(text='a "b c" -d', limit=50)
-            results.append([[(h.key, round(h.score, 9)) for h in hits], [(h.key, h.score) for h in text], [(h.key, h.score) for h in kv.search(query)]])
+            results.append(
+                [
+                    [(h.key, round(h.score, 9)) for h in hits],
+                    [(h.key, h.score) for h in text],
+                    [(h.key, h.score) for h in kv.search(query)],
+                ]
+            )
     assert results[0] == results[1] == results[2] == results[3]

@@ -183,7 +183,9 @@ def test_many_concurrent_async_writers(where: str, url_for: Callable[[str], str]
             await asyncio.gather(*(kv.increment("n") for _ in range(100)), *(kv.put(f"k{i}", i) for i in range(200)))
             assert await kv.get("n") == 100
             assert await kv.count() == 201
-            results = await asyncio.gather(*(kv.put(f"x{i}", float("nan") if i == 5 else i) for i in range(10)), return_exceptions=True)
+            results = await asyncio.gather(
+                *(kv.put(f"x{i}", float("nan") if i == 5 else i) for i in range(10)), return_exceptions=True
+            )
             assert [isinstance(r, Exception) for r in results] == [i == 5 for i in range(10)]
 
     asyncio.run(main())

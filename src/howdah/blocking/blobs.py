@@ -7,7 +7,7 @@ from typing import Any
 
 from ..criteria import Where
 from ..pages import Page
-from ..stores.blobs import AsyncBlob, AsyncBlobs, BlobRef
+from ..stores.blobs import AsyncBlob, AsyncBlobs, BlobRef, Bytes
 from .runner import Runner, iterate
 
 
@@ -26,11 +26,11 @@ class Blob:
         """All of it, decoded."""
         return self._run.wait(self._async.text(encoding))
 
-    def range(self, start: int, stop: int) -> bytes:
+    def range(self, start: int, stop: int) -> Bytes:
         """Bytes from ``start`` up to but without ``stop``; cut at the end."""
         return self._run.wait(self._async.range(start, stop))
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Bytes]:
         return iterate(self._run.wait, self._async)
 
     @property

@@ -168,7 +168,7 @@ class Store:
         """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
         return self._run(self._async.maintain())
 
-    def migrate(self, tables: Sequence[Table[Any]] = ()) -> None:
+    def migrate(self, tables: Sequence[Any] = ()) -> None:
         """Create or grow the given tables now instead of on first use."""
         return self._run(self._async.migrate(tables))
 

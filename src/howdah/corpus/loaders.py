@@ -32,7 +32,7 @@ class Loaded:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-class Skip(Exception):  # noqa: N818 not an error: the file is passed over for this reason
+class Skip(Exception):
     """A file that is passed over; the text says why."""
 
 

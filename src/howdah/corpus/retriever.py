@@ -137,7 +137,7 @@ class Retriever:
         rows = {(d["collection"], d["path"]): d for d in documents}
         chunks = await self._tables.chunks.get_many([(*key, ordinal) for key, ordinal, *_ in found])
         terms = [t for u in units(query) for t in query_terms(u)]
-        made = []
+        made: list[Hit] = []
         for key, ordinal, score, trace in found:
             row, passage = rows.get(key), chunks.get((*key, ordinal))
             if row is None or passage is None:

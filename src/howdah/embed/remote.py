@@ -97,7 +97,7 @@ class OpenAIEmbedder:
             raise ModelUnavailable(f"{self.name}: the answer is not OpenAI's format: {error!r}") from error
 
 
-class _Later(Exception):  # noqa: N818 a signal to try again, not an error of its own
+class _Later(Exception):
     def __init__(self, text: str, after: float | None) -> None:
         super().__init__(text)
         self.after = after

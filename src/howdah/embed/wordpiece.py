@@ -42,7 +42,7 @@ def _pieces(word: str) -> tuple[int, ...]:
             stop -= 1
         else:
             return (UNKNOWN,)
-        found.append(number)  # type: ignore[arg-type]  # not None where the loop was left by break
+        found.append(number)
         start = stop
     return tuple(found)
 

@@ -43,10 +43,10 @@ def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
     rows = matrix.astype(np.float32, copy=False)
     wanted = query.astype(np.float32, copy=False)
     if metric == "l2":
-        return np.sqrt(np.maximum(((rows - wanted) ** 2).sum(axis=1, dtype=np.float64), 0))
+        return np.asarray(np.sqrt(((rows - wanted) ** 2).sum(axis=1, dtype=np.float64)))
     dots = (rows @ wanted).astype(np.float64)
     if metric == "ip":
-        return -dots
+        return np.negative(dots)
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows).astype(np.float64)) * float(np.linalg.norm(wanted))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(norms > 0, 1 - np.clip(dots / norms, -1, 1), 1.0)

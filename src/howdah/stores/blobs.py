@@ -64,6 +64,9 @@ class _Body(NamedTuple):
     sha256: str
 
 
+Bytes = bytes  # inside a class whose method is called so
+
+
 class AsyncBlob:
     """An open blob: it keeps reading what it was opened on, whatever is written meanwhile."""
 
@@ -85,7 +88,7 @@ class AsyncBlob:
                 f"{self.ref.uri} is not {encoding} text: {error.reason} at byte {error.start}"
             ) from error
 
-    async def range(self, start: int, stop: int) -> bytes:
+    async def range(self, start: int, stop: int) -> Bytes:
         """Bytes from ``start`` up to but without ``stop``; cut at the end."""
         if start < 0 or stop < start:
             raise InvalidInput(f"range({start}, {stop}): expected 0 <= start <= stop")
@@ -94,7 +97,7 @@ class AsyncBlob:
             return b""
         return await self._store._range(self._body, start, stop)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[Bytes]:
         for start in range(0, self.ref.size, 4 * CHUNK):
             yield await self._store._range(self._body, start, min(start + 4 * CHUNK, self.ref.size))
 

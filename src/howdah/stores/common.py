@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from ..engines.base import Engine, Op
@@ -116,7 +117,7 @@ async def mutate(
         row = await engine.get(ops, key, ("value", "version"))
         before = None if row is None else decode(row[0])
         after = await fn(before)
-        done, result = await table._write(lambda row=row, after=after: _guarded(ops, key, row, after, decode, make))
+        done, result = await table._write(partial(_guarded, ops, key, row, after, decode, make))
         if done:
             return result
         await engine.pause(random.uniform(0, 0.002 * 2**attempt))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 
@@ -36,9 +36,9 @@ def open_connection(uri: str, *, busy_timeout: float, memory: bool) -> apsw.Conn
     try:
         connection.set_busy_timeout(int(busy_timeout * 1000))
         connection.create_collation("howdah_decimal", _compare_decimals)
-        connection.create_scalar_function("howdah_fold", _fold, 1, deterministic=True)
-        connection.create_scalar_function("howdah_json_at", _json_at, 2, deterministic=True)
-        connection.create_aggregate_function("howdah_decimal_sum", _DecimalSum, 1)
+        connection.create_scalar_function("howdah_fold", cast("Any", _fold), 1, deterministic=True)
+        connection.create_scalar_function("howdah_json_at", cast("Any", _json_at), 2, deterministic=True)
+        connection.create_aggregate_function("howdah_decimal_sum", cast("Any", _DecimalSum), 1)
         connection.execute("PRAGMA case_sensitive_like = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -65536")
         connection.execute(f"PRAGMA synchronous = {'OFF' if memory else 'FULL'}; PRAGMA mmap_size = 1073741824")
     except apsw.Error as error:
@@ -75,14 +75,13 @@ def _fold(value: Any) -> Any:
 def _json_at(text: str | None, path: str) -> str | None:
     if text is None:
         return None
-    found = json.loads(text)
+    found: Any = json.loads(text)
     for part in json.loads(path):
-        if isinstance(part, int) and isinstance(found, list) and part < len(found):
-            found = found[part]
-        elif isinstance(part, str) and isinstance(found, dict) and part in found:
-            found = found[part]
-        else:
+        key: Any = part
+        in_list = isinstance(key, int) and isinstance(found, list) and key < len(found)
+        if not in_list and not (isinstance(key, str) and isinstance(found, dict) and key in found):
             return None
+        found = found[key]
     return json.dumps(found, ensure_ascii=False)
 
 

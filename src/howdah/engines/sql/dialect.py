@@ -100,27 +100,29 @@ class SqliteDialect:
         }[column.kind]
 
     def encode(self, column: Column) -> Codec:
-        return {
+        codecs: dict[str, Any] = {
             "boolean": int,
             "timestamp": to_micros,
             "uuid": lambda value: value.bytes,
             "decimal": str,
             "vector": lambda value: value.tobytes(),
             "sparse": lambda value: value[0].astype("<u4").tobytes() + value[1].astype("<f4").tobytes(),
-        }.get(column.kind)
+        }
+        return codecs.get(column.kind)
 
     def decode(self, column: Column) -> Codec:
         if column.vector is not None and column.kind == "vector":
             dtype = DTYPES[column.vector.dtype]
             return lambda value: np.frombuffer(value, dtype).copy()
-        return {
+        codecs: dict[str, Any] = {
             "boolean": bool,
             "timestamp": from_micros,
             "uuid": lambda value: UUID(bytes=value),
             "decimal": Decimal,
             "json": decode_json,
             "sparse": _sparse_from_blob,
-        }.get(column.kind)
+        }
+        return codecs.get(column.kind)
 
     def qualify(self, table: str) -> str:
         return quote(table)
@@ -252,13 +254,14 @@ class PostgresDialect:
             number = ">f4" if column.vector.dtype == "float32" else ">f2"
             dtype = DTYPES[column.vector.dtype]
             return lambda value: np.frombuffer(value, number, offset=4).astype(dtype)
-        return {
+        codecs: dict[str, Any] = {
             # asyncpg gives the first and last moment there is without their zone.
             "timestamp": lambda value: value if value.tzinfo else value.replace(tzinfo=UTC),
             "uuid": lambda value: UUID(int=value.int),
             "json": json_from_jsonb,
             "sparse": _sparse_from_pgvector,
-        }.get(column.kind)
+        }
+        return codecs.get(column.kind)
 
     def qualify(self, table: str) -> str:
         return f"{quote(self.schema)}.{quote(table)}"

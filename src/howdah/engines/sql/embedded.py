@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from ...errors import StartupError
 
@@ -230,7 +230,7 @@ class EmbeddedServer:
                 f"pg:{self.root}: {Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}"
             )
 
-    def _as_user(self) -> dict[str, int | list[int]]:
+    def _as_user(self) -> dict[str, Any]:
         return {} if self.user is None else {"user": self.user[0], "group": self.user[1], "extra_groups": []}
 
     def _initialise(self) -> None:
@@ -329,7 +329,7 @@ class EmbeddedServer:
                 cwd="/",
                 start_new_session=True,
                 env=_environment(),
-                **self._as_user(),  # type: ignore[arg-type]  # user, group, extra_groups
+                **self._as_user(),
             )
         _children.append(self._process)
 

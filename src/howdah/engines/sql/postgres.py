@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -357,15 +358,13 @@ class PostgresEngine:
         did = False
         for table in list(self._tables.values()):
             if table.schema.ttl:
-                while await self.write(_guarded(table, "sweep", lambda table=table: sweep_step(table))):
+                while await self.write(_guarded(table, "sweep", partial(sweep_step, table))):
                     did = True
             if table.text is not None and await self.read(table.text.needs_merge):
-                if await self.write(_guarded(table, "merge", lambda table=table: merge_begin(table))):
+                if await self.write(_guarded(table, "merge", partial(merge_begin, table))):
                     start: str | None = ""
                     while start is not None:
-                        start = await self.write(
-                            _guarded(table, "merge", lambda table=table, at=start: merge_step(table, at))
-                        )
+                        start = await self.write(_guarded(table, "merge", partial(merge_step, table, start)))
                     did = True
         return did
 
@@ -437,8 +436,7 @@ def _guarded(table: PostgresTable, purpose: str, work: Work[T]) -> Work[T | None
 def _unreachable(error: BaseException, place: str) -> Error:
     if isinstance(error, (ConnectionError, FileNotFoundError, TimeoutError)) or type(error) is OSError:
         return StartupError(f"{place}: no server answers there: {error}")
-    found = translate(error, place)
-    return found
+    return translate(error, place)
 
 
 async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], arguments: dict[str, Any]) -> PostgresEngine:
@@ -447,7 +445,9 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
     else:
 
         async def connect() -> Connection:
-            connection = await _connect({**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30})
+            connection = await _connect(
+                {**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30}
+            )
             await engine.prepare(connection)
             return connection
 

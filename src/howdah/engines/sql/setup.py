@@ -13,7 +13,7 @@ from ...values import MISSING
 from ..base import Op, Stmt
 from . import ddl
 from .compile import SqlDialect
-from .dialect import quote, text_literal
+from .dialect import SqliteDialect, quote, text_literal
 from .table import BATCH, DOC, SqlTable, version_column
 
 SYSTEM_VERSION = 1
@@ -21,7 +21,7 @@ SYSTEM_VERSION = 1
 
 def system_ddl(dialect: SqlDialect) -> list[str]:
     """Statements that create the bookkeeping tables."""
-    if dialect.name == "sqlite":
+    if isinstance(dialect, SqliteDialect):
         return [
             "CREATE TABLE IF NOT EXISTS _howdah_tables (name TEXT PRIMARY KEY, version INTEGER NOT NULL, spec TEXT NOT NULL)",
             "CREATE TABLE IF NOT EXISTS _howdah_migrations (component TEXT, version INTEGER, description TEXT NOT NULL,"

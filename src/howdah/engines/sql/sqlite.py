@@ -185,7 +185,8 @@ class SqliteEngine:
             with node.lock:
                 return task(self.writer.connection)
         async with node.lock:
-            return await asyncio.wrap_future(node.session.submit(task))  # type: ignore[no-any-return]
+            result: T = await asyncio.wrap_future(node.session.submit(task))
+            return result
 
     async def pause(self, delay: float) -> None:
         """Wait without holding anything."""

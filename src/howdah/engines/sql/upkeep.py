@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ class UpkeepThread:
             if engine.writer.write_here(lambda: merge_begin(table)):
                 start: str | None = ""
                 while start is not None and not self._stop.is_set():
-                    start = engine.writer.write_here(lambda at=start: merge_step(table, at))
+                    start = engine.writer.write_here(partial(merge_step, table, start))
                 did = True
         for column in table.versioned:
             if not self._stop.is_set():

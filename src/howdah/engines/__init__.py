@@ -1,0 +1,1 @@
+"""Engines: what keeps tables. Nothing above the table imports one but by its protocol."""

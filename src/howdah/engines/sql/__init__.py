@@ -1,0 +1,1 @@
+"""The SQL engines: SQLite and Postgres, one table for both dialects."""

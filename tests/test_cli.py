@@ -1,0 +1,160 @@
+"""The command line: documents in, answers out, errors as one line, statuses that scripts can use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "keys.md").write_text(
+        "---\ntopic: security\n---\n# Rotating keys\n\nMake a new key, then revoke the old one.\n"
+    )
+    (docs / "soup.md").write_text("# Soup\n\nSoup is served on Mondays.\n")
+    (docs / "bad.md").write_bytes(b"\0\1\2")
+    return tmp_path
+
+
+def howdah(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HOWDAH_")}
+    return subprocess.run(
+        [sys.executable, "-m", "howdah.cli.main", *arguments],
+        cwd=home,
+        env={**kept, "XDG_DATA_HOME": str(home / "data"), "HOWDAH_EMBEDDER": "none", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def told(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("store", ["a.db", "pg"])
+def test_index_search_get_status(home: Path, store: str, request: pytest.FixtureRequest) -> None:
+    url = store
+    if store == "pg":
+        url = request.getfixturevalue("url_for")("pg")
+    report = told(howdah(home, "index", "docs", "--store", url, "--json"))
+    assert (report["added"], report["skipped"]) == (2, 1)
+    assert report["problems"] == [["docs/bad.md", "not_text"]]
+    assert told(howdah(home, "index", "docs", "--store", url, "--json"))["unchanged"] == 2
+    hits = told(howdah(home, "search", "how are keys rotated?", "--store", url, "--json", "--explain"))
+    assert hits[0]["path"] == "keys.md"
+    assert set(hits[0]) == {
+        "id",
+        "uri",
+        "collection",
+        "path",
+        "line",
+        "score",
+        "title",
+        "metadata",
+        "snippet",
+        "explain",
+    }
+    shown = howdah(home, "search", "soup", "--store", url)
+    assert "howdah://docs/soup.md" in shown.stdout
+    assert "text only" in shown.stderr
+    assert (
+        told(howdah(home, "search", "keys", "--store", url, "--json", "--where", "topic=security"))[0]["path"]
+        == "keys.md"
+    )
+    assert told(howdah(home, "search", "zzz", "--store", url, "--json")) == []
+    assert told(howdah(home, "get", "keys.md", "--store", url, "--json"))["text"].startswith("---")
+    lines = howdah(home, "get", "docs/keys.md:4:1", "--store", url)
+    assert lines.stdout.split("\n")[2] == "4: # Rotating keys"
+    status = told(howdah(home, "status", "--store", url, "--json"))
+    assert status["corpus"]["documents"] == 2
+    assert "soup.md" in howdah(home, "ls", "--store", url).stdout
+    assert len(told(howdah(home, "ls", "docs", "--store", url, "--json"))) == 2
+    assert "2 documents" in howdah(home, "status", "--store", url).stdout
+    (home / "docs" / "soup.md").unlink()
+    assert told(howdah(home, "sync", "--store", url, "--json"))["removed"] == 1
+    assert told(howdah(home, "collection", "list", "--store", url, "--json"))[0]["name"] == "docs"
+    assert told(howdah(home, "collection", "remove", "docs", "--store", url, "--json")) == {
+        "removed": "docs",
+        "documents": 1,
+    }
+    added = told(
+        howdah(home, "collection", "add", "docs", "--name", "again", "--mask", "*.md", "--store", url, "--json")
+    )
+    assert added["collections"] == ["again"]
+
+
+def test_the_default_store_is_in_the_data_directory(home: Path) -> None:
+    assert told(howdah(home, "index", "docs", "--json"))["added"] == 2
+    assert (home / "data" / "howdah" / "howdah.db").exists()
+    assert told(howdah(home, "search", "soup", "--json"))[0]["path"] == "soup.md"
+
+
+def test_embedding_from_the_command_line(home: Path) -> None:
+    report = told(howdah(home, "index", "docs", "--no-embed", "--json", "--embedder", "bundled"))
+    assert report["pending_embeddings"] == 2
+    assert told(howdah(home, "embed", "--json", "--embedder", "bundled"))["documents"] == 2
+    hits = told(howdah(home, "search", "replacing credentials", "--mode", "vector", "--json", "--embedder", "bundled"))
+    assert hits[0]["path"] == "keys.md"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["search", ""], 2, "blank"),
+        (["search", "-x"], 2, ""),
+        (["search", "--", "-x"], 2, "excludes"),
+        (["search", "x", "--mode", "magic"], 2, "magic"),
+        (["search", "x", "-n", "-3"], 2, "limit"),
+        (["search", "x", "--store", "nope://"], 2, "no engine"),
+        (["search", "x", "--store", "/no/such/dir/x.db"], 1, "does not exist|No such file"),
+        (["search", "x", "-c", "nope"], 1, "nope"),
+        (["index", "missing"], 2, "missing"),
+        (["index"], 2, "PATH"),
+        (["get", "nothing.md"], 1, "no document"),
+        (["bogus"], 2, "bogus"),
+        (["index", "docs", "--bogus"], 2, "bogus"),
+        (["search", "x", "--where", "nonsense"], 2, "FIELD=VALUE"),
+        (["search", "x", "--embedder", "nope:1"], 1, "nope:1"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_status(home: Path, arguments: list[str], status: int, message: str) -> None:
+    import re
+
+    done = howdah(home, *arguments)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(message, done.stderr)
+    assert done.stdout == ""
+
+
+def test_migrations_can_be_printed_checked_and_applied(home: Path) -> None:
+    check = howdah(home, "migrate", "--check", "--store", "m.db")
+    assert check.returncode == 1
+    script = howdah(home, "migrate", "--sql", "--store", "m.db").stdout
+    assert "CREATE TABLE" in script
+    import apsw
+
+    connection = apsw.Connection(str(home / "m.db"))
+    connection.create_collation("howdah_decimal", lambda a, b: 0)
+    connection.execute(script)
+    connection.close()
+    assert howdah(home, "migrate", "--check", "--store", "m.db").returncode == 0
+    assert told(howdah(home, "index", "docs", "--store", "m.db", "--json"))["added"] == 2
+    assert howdah(home, "migrate", "--store", "n.db").returncode == 0
+    assert howdah(home, "migrate", "--check", "--store", "n.db").returncode == 0
+
+
+def test_version_and_help(home: Path) -> None:
+    assert howdah(home, "--version").stdout.startswith("howdah 0.")
+    assert "index" in howdah(home, "--help").stdout
