@@ -173,7 +173,7 @@ def test_modes_scores_and_explain(store: Store, folder: Path) -> None:
         ({"limit": -1}, InvalidInput),
     ):
         with pytest.raises(error):
-            docs.search("x", **bad)  # type: ignore[arg-type]
+            docs.search("x", **bad)
     for query in ("", "  ", "-only"):
         with pytest.raises((InvalidInput, QuerySyntaxError)):
             docs.search(query)

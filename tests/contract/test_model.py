@@ -96,7 +96,7 @@ def step(table: Any, model: Model, random_: random.Random) -> None:
 
         _both(lambda: table.create(row), create)
     elif choice == 3:
-        patch = {"text": random_.choice(TEXTS), "n": random_.choice([None, 7])}
+        patch: dict[str, Any] = {"text": random_.choice(TEXTS), "n": random_.choice([None, 7])}
         found = model.match(kind, value)
         assert table.update_where(where, patch) == len(found)
         for row in found:
@@ -166,11 +166,11 @@ json_values = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8),
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=5), inner, max_size=3
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5), inner, max_size=3
         )
     ),
     max_leaves=8,

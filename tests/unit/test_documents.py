@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from howdah.corpus.chunking import Chunking, chunk, pieces, token_count
 from howdah.corpus.loaders import Skip, front_matter, glob_pattern, load, read_file, walk
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=3000), st.integers(16, 60))
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=3000), st.integers(16, 60))
 @settings(max_examples=150, deadline=None)
 def test_chunks_cover_the_text_without_a_gap(text: str, tokens: int) -> None:
     options = Chunking(tokens=tokens, overlap=tokens // 5, window=tokens // 3)
@@ -22,7 +23,7 @@ def test_chunks_cover_the_text_without_a_gap(text: str, tokens: int) -> None:
         return
     assert made[0].start == 0
     assert made[-1].stop == len(text)
-    for first, second in zip(made, made[1:], strict=False):
+    for first, second in itertools.pairwise(made):
         assert first.start < second.start <= first.stop < second.stop
     for part in made:
         assert part.text == text[part.start : part.stop]
@@ -52,7 +53,7 @@ def test_tokens_and_options() -> None:
     assert token_count("東京") == 2
     for bad in ({"tokens": 1}, {"overlap": 800}, {"window": 0}, {"code": "maybe"}):
         with pytest.raises(InvalidInput):
-            Chunking(**bad)  # type: ignore[arg-type]
+            Chunking(**bad)
     parts = pieces("one two three. " * 100, 200)
     assert "".join(parts) == "one two three. " * 100
     assert all(len(p) <= 200 for p in parts)
