@@ -37,8 +37,9 @@ TRANSACT = '''
 
     def close(self) -> None:
         """Release what this store opened; a caller's own pool stays open."""
-        self._run(self._async.close())
-        self._run.close()
+        if not self._run.closed:
+            self._run(self._async.close())
+            self._run.close()
 '''
 
 

@@ -92,6 +92,10 @@ class Corrupt(BackendError):
     """Stored data cannot be read as what it should be."""
 
 
+class MissingTable(BackendError):
+    """A table was dropped by another handle or process; tables make it anew and go on."""
+
+
 class StartupError(BackendError):
     """An embedded server could not be started or a database could not be opened."""
 

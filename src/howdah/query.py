@@ -20,6 +20,7 @@ class _Table(Protocol):
     _ops: Any
 
     async def _ensure(self) -> None: ...
+    async def reading(self, work: Work[Any]) -> Any: ...
     def _row(self, driver: Sequence[Any]) -> Any: ...
 
 
@@ -72,15 +73,14 @@ class AsyncQuery(Generic[R]):
         if limit == 0:
             return []
         table = self._table
-        await table._ensure()
-        rows = await table._engine.read(
+        rows = await table.reading(
             lambda: table._ops.select(self._where, self._orders, names=self._names, limit=limit, offset=self._offset)
         )
         convert = self._convert
         return [convert(r) for r in rows]
 
     def __aiter__(self) -> AsyncIterator[R]:
-        return self._stream(self._table._engine.read)
+        return self._stream(self._table.reading)
 
     async def stream_snapshot(self) -> AsyncIterator[R]:
         """Stream from one snapshot, which is held until the end; inside a transaction, from that."""

@@ -214,6 +214,8 @@ class AsyncStore:
 
     async def maintain(self) -> None:
         """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
+        if innermost(self._engine) is not None:
+            raise TransactionError("maintain() inside a transaction of the same store: end the transaction first")
         await self._engine.background()
 
     async def migrate(self, tables: Sequence[Any] = ()) -> None:

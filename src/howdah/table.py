@@ -9,7 +9,7 @@ from . import aggregates
 from .check import Checker, checker
 from .criteria import Columns, Criteria, Order, Where, excludes_nothing, resolve, resolve_order
 from .engines.base import Engine, Op, Work, innermost
-from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, UnfilteredDelete
+from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, MissingTable, UnfilteredDelete
 from .fused import Searching
 from .hits import Hits, Leg
 from .ids import uuid7
@@ -21,6 +21,7 @@ from .search.fusion import Fusion
 from .values import MISSING
 
 R = TypeVar("R")
+T = TypeVar("T")
 Driver = list[Any]
 
 
@@ -159,9 +160,39 @@ class AsyncTable(Generic[R]):
 
     async def _write(self, work: Work[Any], *, single: bool = False) -> Any:
         await self._ensure()
-        result = await self._engine.write(work, single=single)
+        try:
+            result = await self._engine.write(work, single=single)
+        except MissingTable:
+            await self._make_anew()
+            result = await self._engine.write(work, single=single)
         self._engine.watch(self._ops)
         return result
+
+    async def reading(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
+        """Run a read on the table, which is made first if it is not there; for stores and queries."""
+        await self._ensure()
+        try:
+            return await self._engine.read(work, heavy=heavy, snapshot=snapshot)
+        except MissingTable:
+            await self._make_anew()
+            return await self._engine.read(work, heavy=heavy, snapshot=snapshot)
+
+    async def _make_anew(self) -> None:
+        """Another handle dropped the table: make it again, unless a transaction has failed on it."""
+        if innermost(self._engine) is not None:
+            raise MissingTable(f"{self._schema.name}: the table was dropped while this transaction was open")
+        self._ready = False
+        await self._ensure()
+
+    async def _get(self, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+        """Some columns of the row with a driver key, by the shortest way."""
+        if not self._ready:
+            await self._ensure()
+        try:
+            return await self._engine.get(self._ops, key, names)
+        except MissingTable:
+            await self._make_anew()
+            return None
 
     # Writing -----------------------------------------------------------------------------------------------------
 
@@ -185,7 +216,7 @@ class AsyncTable(Generic[R]):
     async def put_stored(self, stored: Sequence[list[Any]]) -> list[Driver]:
         """Put checked rows; the rows in driver form, one for each given."""
         ops, places = self._ops, self._ops.key_places
-        generated = self._schema.auto is not None and self._schema.auto.kind == "integer"
+        generated = self._generates
         fresh: list[Driver] = []
         unique: dict[tuple[Any, ...], Driver] = {}
         slots: list[Any] = []
@@ -227,8 +258,21 @@ class AsyncTable(Generic[R]):
         if MISSING in values:
             return (await self.put_many([row]))[0]
         driver = self._ops.encode(values)
-        made = await self._write(lambda: self._ops.create(driver), single=not self._ops.hidden and self._ops.plain)
+        plain = self._ops.plain and not self._generates
+        made = await self._write(lambda: self._creating(driver), single=plain)
         return self._row(driver) if made else None
+
+    @property
+    def _generates(self) -> bool:
+        """Whether the key is a generated integer."""
+        return self._schema.auto is not None and self._schema.auto.kind == "integer"
+
+    def _creating(self, driver: Driver) -> Op[bool]:
+        """Insert if the key is free; a generated key is never handed out after a caller's own that is as large."""
+        made: bool = yield from self._ops.create(driver)
+        if made and self._generates and self._schema.auto is not None:
+            yield from self._ops.numbers.raise_to(driver[self._schema.names.index(self._schema.auto.name)])
+        return made
 
     async def upsert(self, row: R | Mapping[str, Any], on: str | Sequence[str]) -> tuple[R, bool]:
         """Overwrite in place the row with the same value of the unique index ``on``, else insert.
@@ -258,6 +302,8 @@ class AsyncTable(Generic[R]):
                 return made
 
             result: tuple[Driver, bool] = yield from ops.upsert(list(driver), index, generate)
+            if result[1] and self._generates and auto is not None:
+                yield from ops.numbers.raise_to(result[0][self._schema.names.index(auto.name)])
             return result
 
         driver, inserted = await self._write(work)
@@ -310,7 +356,7 @@ class AsyncTable(Generic[R]):
                 if rows:
                     return rows[0]
                 fresh = self._ops.encode(self._stored(row))
-                if (yield from self._ops.create(fresh)):
+                if (yield from self._creating(fresh)):
                     return fresh
 
         return self._row(await self._write(work))
@@ -346,10 +392,7 @@ class AsyncTable(Generic[R]):
 
     async def get(self, key: Any) -> R | None:
         """The row with this key, or ``None``."""
-        found = self._driver_key(key)
-        if not self._ready:
-            await self._ensure()
-        row = await self._engine.get(self._ops, found, self._schema.names)
+        row = await self._get(self._driver_key(key), self._schema.names)
         return None if row is None else self._row(row)
 
     async def get_many(self, keys: Iterable[Any]) -> dict[Any, R]:
@@ -357,8 +400,7 @@ class AsyncTable(Generic[R]):
         wanted = list(dict.fromkeys(self._driver_key(k) for k in keys))
         if not wanted:
             return {}
-        await self._ensure()
-        rows = await self._engine.read(lambda: self._ops.get_many(wanted, self._schema.names))
+        rows = await self.reading(lambda: self._ops.get_many(wanted, self._schema.names))
         found = {tuple(r[i] for i in self._ops.key_places): r for r in rows}
         return {self._public_key(k): self._row(found[k]) for k in wanted if k in found}
 
@@ -410,10 +452,9 @@ class AsyncTable(Generic[R]):
         self, criteria: Criteria | None, orders: Sequence[Order], size: int | None, after: Sequence[Any] | None
     ) -> tuple[list[Sequence[Any]], list[Any] | None]:
         """Rows of a page, and the sort values of the last one if more follow."""
-        await self._ensure()
         take = None if size is None else size + 1
         names = self._schema.names
-        rows = await self._engine.read(
+        rows = await self.reading(
             lambda: self._ops.select(criteria, orders, names=names, limit=take, after=after, sort_keys=True)
         )
         if size is None or len(rows) <= size:
@@ -437,8 +478,7 @@ class AsyncTable(Generic[R]):
     async def count(self, where: Where | None = None) -> int:
         """How many rows match; all for ``None`` or ``{}``."""
         criteria = None if isinstance(where, Mapping) and not where else self._criteria(where)
-        await self._ensure()
-        return await self._engine.read(lambda: self._ops.count(criteria), heavy=True)
+        return await self.reading(lambda: self._ops.count(criteria), heavy=True)
 
     async def aggregate(
         self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
@@ -458,8 +498,7 @@ class AsyncTable(Generic[R]):
             raise InvalidInput(f"{self._schema.name}: {clash[0]!r} names both a group and an aggregate")
         wanted = {n: aggregates.check(n, v, self._schema) for n, v in values.items()}
         criteria = self._criteria(where)
-        await self._ensure()
-        return await self._engine.read(lambda: self._ops.aggregate(groups, wanted, criteria), heavy=True)
+        return await self.reading(lambda: self._ops.aggregate(groups, wanted, criteria), heavy=True)
 
     async def search(
         self,
@@ -487,10 +526,11 @@ class AsyncTable(Generic[R]):
         criteria = self._criteria(where)
         if plan.limit == 0:
             return Hits([], {})
-        await self._ensure()
         private = innermost(self._engine) is not None
-        found = await self._engine.read(
-            lambda: self._searching.run(plan, criteria, exact=exact, private=private), heavy=True
+        found = await self.reading(
+            lambda: self._searching.run(plan, criteria, exact=exact, private=private),
+            heavy=True,
+            snapshot=any(leg.column is None for leg in plan.legs) or len(plan.legs) > 1 or ef is not None,
         )
         return self._searching.hits(found, plan, self._row, self._public_key, explain=explain)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections.abc import AsyncIterable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -24,6 +25,10 @@ class Runner(Protocol):
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine that may wait for a model or the network, whatever the engine."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+
     def close(self) -> None:
         """End the thread, if there is one."""
 
@@ -36,6 +41,7 @@ class Portal:
         self._thread = threading.Thread(target=self._serve, name="howdah-loop", daemon=True)
         self._thread.start()
         self._closed = False
+        self._pid = os.getpid()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -43,9 +49,10 @@ class Portal:
 
     def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run to the end, in a copy of the caller's context."""
-        if self._closed:
+        if self._closed or self._pid != os.getpid():
             coroutine.close()
-            raise Closed("the store is closed")
+            forked = "the store was opened before a fork; connect again in the child process"
+            raise Closed("the store is closed" if self._pid == os.getpid() else forked)
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise TransactionError("a blocking call from inside the store's own event loop would never end")
@@ -73,6 +80,11 @@ class Portal:
             raise
 
     wait = __call__
+
+    @property
+    def closed(self) -> bool:
+        """Whether the loop has ended."""
+        return self._closed
 
     def close(self) -> None:
         """Stop the loop and its thread."""
@@ -108,6 +120,11 @@ class Inline:
             if self._portal is None:
                 self._portal = Portal()
         return self._portal(coroutine)
+
+    @property
+    def closed(self) -> bool:
+        """Never: without a loop there is nothing that ends."""
+        return False
 
     def close(self) -> None:
         """End the portal."""

@@ -7,11 +7,12 @@ from typing import Any, Generic
 
 from .. import aggregates
 from ..criteria import Columns, Where
+from ..engines.base import Work
 from ..hits import Hits, Leg
 from ..pages import Page
 from ..schema import Schema
 from ..search.fusion import Fusion
-from ..table import AsyncTable, R
+from ..table import AsyncTable, R, T
 from .query import Query
 from .runner import Runner, iterate
 
@@ -37,6 +38,10 @@ class Table(Generic[R]):
     def schema(self) -> Schema:
         """The declaration, checked."""
         return self._async.schema
+
+    def reading(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
+        """Run a read on the table, which is made first if it is not there; for stores and queries."""
+        return self._run(self._async.reading(work, heavy=heavy, snapshot=snapshot))
 
     def put(self, row: R | Mapping[str, Any]) -> R:
         """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.

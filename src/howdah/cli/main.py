@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,8 @@ def opened(url: str | None, *, create: bool = True) -> Iterator[Store]:
     """The store, closed at the end."""
     from ..blocking.connect import connect
 
+    if url is not None and not url.strip():
+        raise InvalidInput("--store (or HOWDAH_URL) is empty: give a URL, or leave it out")
     with connect(url or default_store(), create=create) as store:
         yield store
 
@@ -418,17 +421,22 @@ def collection_remove(
 
 def run() -> None:
     """Run the command line: errors as one line, status 1 (failed, not found), 2 (bad usage), 3 (some items failed)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except Error as error:
         err.print(f"howdah: {error}", markup=False)
         sys.exit(2 if isinstance(error, InvalidInput) and not isinstance(error, NotFound) else 1)
+    except BrokenPipeError:
+        os._exit(0)  # the reader has had enough
+    except OSError as error:
+        sys.stderr.write(f"howdah: {error.strerror or error}\n")
+        os._exit(1)  # whatever could not be written cannot be flushed either
     except KeyboardInterrupt:
         err.print("Stopped.")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 closed by the exit right after
-        sys.exit(0)
 
 
 if __name__ == "__main__":

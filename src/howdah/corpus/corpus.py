@@ -201,6 +201,7 @@ class AsyncCorpus:
     async def _chosen(self, names: Sequence[str] | None) -> list[Collection]:
         if names is None:
             return await self._collections.list()
+        _check_names(names)
         return [await self._collections.get(n) for n in names]
 
     async def embed(
@@ -310,6 +311,7 @@ class AsyncCorpus:
 
     async def _scope(self, collections: Sequence[str] | None) -> list[str] | None:
         if collections is not None:
+            _check_names(collections)
             return [(await self._collections.get(n)).name for n in collections]
         every = await self._collections.list()
         return None if all(c.include_by_default for c in every) else [c.name for c in every if c.include_by_default]
@@ -468,3 +470,8 @@ class AsyncCorpus:
             None if embedder is None else embedder.dim,
             counts,
         )
+
+
+def _check_names(names: object) -> None:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise InvalidInput(f"collections={names!r:.60}: expected a list of names")

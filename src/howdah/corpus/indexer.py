@@ -313,15 +313,12 @@ class Indexer:
         await vectors._ensure()
 
         def work() -> Op[int]:
-            # Only documents that are still as they were read; a changed one is pending again anyway.
-            current = yield from docs._ops.get_many(
-                [(r["collection"], r["path"]) for r in rows], ("collection", "path", "hash")
-            )
-            same = {(c, p) for c, p, h in current} & {
-                (r["collection"], r["path"])
-                for r in rows
-                if any(h == r["hash"] for c, p, h in current if (c, p) == (r["collection"], r["path"]))
-            }
+            # Only documents that are still as they were read, and stay so; a changed one is pending again anyway.
+            same = set()
+            for row in sorted(rows, key=lambda r: (r["collection"], r["path"])):
+                held = yield from docs._ops.locked((row["collection"], row["path"]), ("hash",))
+                if held is not None and held[0] == row["hash"]:
+                    same.add((row["collection"], row["path"]))
             for row in rows:
                 if (row["collection"], row["path"]) in same:
                     key = And((Compare("collection", "=", row["collection"]), Compare("path", "=", row["path"])))

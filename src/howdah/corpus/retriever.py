@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from ..criteria import And, Criteria, In
-from ..engines.base import Engine
+from ..engines.base import Engine, innermost
 from ..search.analyzer import query_terms, units
 from ..search.fusion import RRF
 from ..search.snippets import extract
@@ -47,11 +48,11 @@ class Retriever:
     async def text(self, query: str, where: Criteria | None, count: int | None) -> Leg:
         """Documents by BM25 of their best chunk, over the most that the query could reach."""
         table = self._tables.chunks
-        await table._ensure()
         places = {n: table.schema.names.index(n) for n in ("collection", "path", "ordinal")}
         take = None if count is None else 4 * count
         while True:
-            found = await self._engine.read(lambda take=take: table._ops.search_text(query, where, take), heavy=True)  # type: ignore[misc]  # bound per round
+            search = partial(table._ops.search_text, query, where, take)
+            found = await table.reading(search, heavy=True, snapshot=True)
             leg = Leg([], plan=found.plan)
             for row, score in found.rows:
                 key = (row[places["collection"]], row[places["path"]])
@@ -64,17 +65,15 @@ class Retriever:
 
     async def vector(self, table: AsyncTable[Any], query: Any, where: Criteria | None, count: int | None) -> Leg:
         """Documents by cosine of their nearest piece, negatives as 0."""
-        await table._ensure()
         column = table.schema.by_name["vector"]
         names = [table.schema.names.index(n) for n in ("collection", "path", "ordinal")]
         take = None if count is None else 4 * count
+        private = innermost(self._engine) is not None
         while True:
-            found = await self._engine.read(
-                lambda take=take: table._ops.search_vector(  # type: ignore[misc]  # bound per round
-                    column, query, where, take, exact=False, ef=None, private=False
-                ),
-                heavy=True,
+            search = partial(
+                table._ops.search_vector, column, query, where, take, exact=False, ef=None, private=private
             )
+            found = await table.reading(search, heavy=True)
             leg = Leg([], plan=found.plan)
             for row, distance in found.rows:
                 collection, path, ordinal = (row[n] for n in names)

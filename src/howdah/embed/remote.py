@@ -53,7 +53,10 @@ class OpenAIEmbedder:
         return cls(options["model"], base=urlunsplit(parts._replace(query="")), dim=int(dim) if dim else None)
 
     def _ask_dim(self) -> int:
-        return len(self._post(["dimension"])[0])
+        try:
+            return len(self._post(["dimension"])[0])
+        except _Later as later:
+            raise ModelUnavailable(f"{self.name}: {later}") from later.__cause__
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> np.ndarray:
         """One row for each text, in batches; a busy or failing endpoint is asked again, with growing pauses."""

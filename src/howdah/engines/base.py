@@ -110,8 +110,8 @@ class Engine(Protocol):
     async def get(self, table: Any, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
         """One row by key, by the shortest way."""
 
-    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
-        """Run a read; ``heavy`` ones leave the event loop."""
+    async def read(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
+        """Run a read; ``heavy`` ones leave the event loop, with ``snapshot`` all statements see one state."""
 
     async def write(self, work: Work[T], *, single: bool = False) -> T:
         """Run a write atomically and durably; ``single`` promises that it is one statement."""

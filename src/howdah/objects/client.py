@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-from ..errors import BackendError, InvalidInput, NotFound, Unsupported
+from ..errors import BackendError, Error, InvalidInput, NotFound, Unsupported
 
 
 class ObjectArea:
@@ -19,9 +19,10 @@ class ObjectArea:
         """Write an object from a stream; if the stream fails, nothing stays behind."""
         import obstore
 
-        parts = [chunk async for chunk in _gathered(chunks)]
         try:
-            await obstore.put_async(self._store, name, parts[0] if len(parts) == 1 else iter(parts) if parts else b"")
+            await obstore.put_async(self._store, name, chunks)
+        except Error:
+            raise
         except Exception as error:
             raise BackendError(f"object storage: {name} could not be written: {error}") from error
 
@@ -55,11 +56,6 @@ class ObjectArea:
             return str(await obstore.sign_async(self._store, "GET", name, timedelta(seconds=expires)))
         except Exception as error:
             raise Unsupported(f"this object storage signs no URLs: {error}") from error
-
-
-async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield chunk
 
 
 def open_area(at: Any) -> ObjectArea:

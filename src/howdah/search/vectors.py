@@ -40,6 +40,8 @@ def hamming(left: Numbers, right: Numbers) -> float:
 
 def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
     """Distance of each row to ``query``: cosine ``1 − cos`` (zero vectors: 1), L2, or negative inner product."""
+    if not np.abs(matrix).max(initial=0) < 1e15 or not np.abs(query).max(initial=0) < 1e15:
+        return np.array(exact_distances(list(matrix), query, metric))  # squares would overflow single precision
     rows = matrix.astype(np.float32, copy=False)
     wanted = query.astype(np.float32, copy=False)
     if metric == "l2":

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from ..criteria import And, Compare, Criteria, Prefix, Where
 from ..engines.base import Engine, Op, innermost
-from ..errors import InvalidInput, InvalidKey, InvalidValue, LimitExceeded, NotFound, Unsupported
+from ..errors import BackendError, InvalidInput, InvalidKey, InvalidValue, LimitExceeded, NotFound, Unsupported
 from ..naming import store_table
 from ..objects import ObjectArea, open_area
 from ..pages import Page
@@ -43,6 +43,8 @@ BODY = (
     Column("data", "bytes"),
     Column("expires_at", "timestamp", nullable=True),
 )
+# Objects to delete once their time has come: replaced ones, and ones whose upload has not been finished.
+DOOMED = (Column("body", "text"), Column("due", "timestamp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ class AsyncBlobs:
         body = store_table("blobdata", name)
         schema = build(body, BODY, key=("body", "part"), ttl="expires_at", internal=True)
         self._bodies: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, BODY, dict, None), body)
+        doomed = store_table("blobgone", name)
+        schema = build(doomed, DOOMED, key="body", internal=True)
+        self._doomed: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, DOOMED, dict, None), doomed)
 
     # Keys and references -----------------------------------------------------------------------------------------
 
@@ -166,6 +171,8 @@ class AsyncBlobs:
         name = check_path(key) if key is not None else secrets.token_hex(16)
         if metadata is not None and type(metadata) is not dict:
             raise InvalidValue(f"metadata: expected a JSON object (dict), got {type(metadata).__name__}")
+        if mime_type is not None and not isinstance(mime_type, str):
+            raise InvalidValue(f"mime_type={mime_type!r:.60}: expected text")
         kind = mime_type or ("text/plain; charset=utf-8" if isinstance(data, str) else "application/octet-stream")
         check_text(kind, "mime_type")
         now = self._engine.now()
@@ -175,10 +182,14 @@ class AsyncBlobs:
         body = await (self._put_rows(source, name) if self._area is None else self._put_objects(source, name))
         row = {**head, "body": body.name, "size": body.size, "sha256": body.sha256}
         stored = self._table._ops.encode(self._table._stored(row))
-        await self._bodies._ensure()
-        old = await self._table._write(lambda: self._switch(stored, body.name))
-        await self._discard(old)
+        await self._side()._ensure()
+        await self._table._write(lambda: self._switch(stored, body.name))
+        await self._collect()
         return self._ref(row)
+
+    def _side(self) -> AsyncTable[Any]:
+        """The table that is written together with the references."""
+        return self._bodies if self._area is None else self._doomed
 
     def _limit(self, size: int, name: str) -> None:
         if self._max is not None and size > self._max:
@@ -207,19 +218,32 @@ class AsyncBlobs:
         assert self._area is not None
         body, digest, size = f"{quote(self._name, safe='')}/{secrets.token_hex(16)}", hashlib.sha256(), 0
 
-        async def counted() -> AsyncIterator[bytes]:
-            nonlocal size
-            async for chunk in source:
-                size += len(chunk)
-                self._limit(size, name)
-                digest.update(chunk)
-                yield chunk
+        failure: list[BaseException] = []
 
-        await self._area.put(body, counted())
+        async def counted() -> AsyncIterator[Bytes]:
+            nonlocal size
+            try:
+                async for chunk in source:
+                    size += len(chunk)
+                    self._limit(size, name)
+                    digest.update(chunk)
+                    yield chunk
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        due = moment(self._engine.now() + UNFINISHED)
+        await self._doomed.put({"body": body, "due": due})
+        try:
+            await self._area.put(body, counted())
+        except BackendError:
+            if failure:  # the source's own error, not what object storage makes of it
+                raise failure[0] from None
+            raise
         return _Body(body, size, digest.hexdigest())
 
-    def _switch(self, row: list[Any], body: str) -> Op[str | None]:
-        """Point the key at the new body, in one transaction; the old body."""
+    def _switch(self, row: list[Any], body: str) -> Op[None]:
+        """Point the key at the new body and let the old one go, in one transaction."""
         ops, bodies = self._table._ops, self._bodies._ops
         while True:
             old = yield from ops.locked((row[0],), ("body",))
@@ -230,39 +254,47 @@ class AsyncBlobs:
                 break
         if self._area is None:
             yield from bodies.update(None, Compare("body", "=", body), {"expires_at": None}, ("part",))
-            if old is not None:
-                yield from self._expire(old[0])
-        return None if old is None else str(old[0])
+        else:
+            yield from self._doomed._ops.delete([(body,)])
+        if old is not None:
+            yield from self._expire(old[0])
 
     def _expire(self, body: str) -> Op[None]:
-        """Let the parts of a body go after a while, so that whoever reads them can finish."""
-        ops = self._bodies._ops
-        due = ops.encode_value("expires_at", moment(self._engine.now() + GRACE))
-        yield from ops.update(None, Compare("body", "=", body), {"expires_at": due}, ("part",))
+        """Let a body go after a while, so that whoever reads it can finish."""
+        due = moment(self._engine.now() + GRACE)
+        if self._area is None:
+            ops = self._bodies._ops
+            patch = {"expires_at": ops.encode_value("expires_at", due)}
+            yield from ops.update(None, Compare("body", "=", body), patch, ("part",))
+        else:
+            doomed = self._doomed._ops
+            yield from doomed.put([[body, doomed.encode_value("due", due)]])
 
-    async def _discard(self, body: str | None) -> None:
-        if self._area is not None and body is not None:
-            node = innermost(self._engine)
-            if node is None:
-                await self._area.delete(body)
+    async def _collect(self) -> None:
+        """Delete the objects whose time has come."""
+        if self._area is None or innermost(self._engine) is not None:
+            return
+        now = moment(self._engine.now())
+        for row in await self._doomed.query(Compare("due", "<=", now), limit=100).all():
+            await self._area.delete(row["body"])
+            await self._doomed.delete(row["body"])
 
     async def delete(self, ref: Any) -> bool:
         """Delete a blob; whether it was there."""
         key = self._prefix + self._key(ref)
-        await self._bodies._ensure()
+        await self._side()._ensure()
 
-        def work() -> Op[str | None]:
+        def work() -> Op[bool]:
             old = yield from self._table._ops.locked((key,), ("body",))
             if old is None:
-                return None
+                return False
             yield from self._table._ops.delete([(key,)])
-            if self._area is None:
-                yield from self._expire(old[0])
-            return str(old[0])
+            yield from self._expire(old[0])
+            return True
 
-        old = await self._table._write(work)
-        await self._discard(old)
-        return old is not None
+        found = await self._table._write(work)
+        await self._collect()
+        return bool(found)
 
     async def clear(self) -> int:
         """Delete every blob of this store; how many there were."""

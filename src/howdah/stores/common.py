@@ -113,8 +113,7 @@ async def mutate(
 
         return await table._write(work)
     for attempt in range(attempts):
-        await table._ensure()
-        row = await engine.get(ops, key, ("value", "version"))
+        row = await table._get(key, ("value", "version"))
         before = None if row is None else decode(row[0])
         after = await fn(before)
         done, result = await table._write(partial(_guarded, ops, key, row, after, decode, make))

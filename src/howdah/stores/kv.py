@@ -115,10 +115,7 @@ class AsyncKV:
     async def _put(self, rows: list[list[Any]]) -> None:
         ops = self._ops
         driver = [ops.encode(r) for r in rows]
-        if not self._table._ready:
-            await self._table._ensure()
-        await self._engine.write(lambda: ops.put(driver), single=len(driver) == 1)
-        self._engine.watch(ops)
+        await self._table._write(lambda: ops.put(driver), single=len(driver) == 1)
 
     async def create(self, key: Key, value: Any, *, ttl: Duration | None = None) -> bool:
         """Store a value only if the key is free; ``True`` for exactly one of any number of racing callers."""
@@ -128,32 +125,27 @@ class AsyncKV:
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value, else ``default``."""
         found = self._key(key)
-        if not self._table._ready:
-            await self._table._ensure()
-        row = await self._engine.get(self._ops, (found,), ("value",))
+        row = await self._table._get((found,), ("value",))
         return default if row is None else self._value(row[0])
 
     async def has(self, key: Key) -> bool:
         """Whether the key is there; does not read the value."""
         found = self._key(key)
-        await self._table._ensure()
-        return await self._engine.get(self._ops, (found,), ("key",)) is not None
+        return await self._table._get((found,), ("key",)) is not None
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Any, Any]:
         """The values found, by key, in the order asked."""
         wanted = list(dict.fromkeys(self._key(k) for k in keys))
         if not wanted:
             return {}
-        await self._table._ensure()
-        rows = await self._engine.read(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
+        rows = await self._table.reading(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
         found = {r[0]: r[1] for r in rows}
         return {self._public(k): self._value(found[k]) for k in wanted if k in found}
 
     async def get_versioned(self, key: Key) -> Versioned[Any]:
         """The value with its version and expiry."""
         found = self._key(key)
-        await self._table._ensure()
-        row = await self._engine.get(self._ops, (found,), ("value", "version", "expires_at"))
+        row = await self._table._get((found,), ("value", "version", "expires_at"))
         if row is None:
             return Versioned(None, None, None)
         due = self._ops.reader(("expires_at",))(row[2:])["expires_at"]

@@ -115,9 +115,7 @@ class AsyncRecords:
     async def get(self, key: str) -> dict[str, Any] | None:
         """The value, or ``None``. Reading never writes."""
         found = self._key(key)
-        if not self._table._ready:
-            await self._table._ensure()
-        row = await self._engine.get(self._ops, (found,), ("value",))
+        row = await self._table._get((found,), ("value",))
         return None if row is None else self._decode(row[0])
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -125,8 +123,7 @@ class AsyncRecords:
         wanted = list(dict.fromkeys(self._key(k) for k in keys))
         if not wanted:
             return {}
-        await self._table._ensure()
-        rows = await self._engine.read(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
+        rows = await self._table.reading(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
         found = {r[0]: r[1] for r in rows}
         return {k[len(self._prefix) :]: self._decode(found[k]) for k in wanted if k in found}
 
@@ -210,8 +207,7 @@ class AsyncRecords:
     async def get_versioned(self, key: str) -> Versioned[dict[str, Any]]:
         """The value with its version and expiry."""
         found = self._key(key)
-        await self._table._ensure()
-        row: Sequence[Any] | None = await self._engine.get(self._ops, (found,), ("value", "version", "expires_at"))
+        row: Sequence[Any] | None = await self._table._get((found,), ("value", "version", "expires_at"))
         if row is None:
             return Versioned(None, None, None)
         due = self._ops.reader(("expires_at",))(row[2:])["expires_at"]

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ..criteria import And, Columns, Criteria, Prefix, Where
-from ..engines.base import Capabilities, Engine
+from ..engines.base import Capabilities, Engine, innermost
 from ..errors import EmbeddingMismatch, InvalidInput, InvalidValue, Unsupported
 from ..hits import Hit, Hits, Leg
 from ..naming import physical_name, store_table
@@ -174,23 +174,34 @@ class AsyncVectors(Generic[R]):
 
     async def _table(self, first: Any = None) -> AsyncTable[R] | None:
         """The table; made with the length of ``first`` where none was declared."""
-        if self._known is None:
+        table = self._known
+        if table is None:
             assert self._shape is not None
             kv = AsyncKV(self._engine, "howdah:vectors")
-            dim = await kv.get(self._shape.name)
-            if dim is None and first is not None:
-                dim = int(np.asarray(first).shape[0]) if np.asarray(first).ndim == 1 else 0
-                if dim < 1:
+            dim = await kv.get(self._shape.name)  # 0: there are records, none of them with a dense vector yet
+            if not dim and first is not None:
+                fresh = np.asarray(first).shape[0] if np.asarray(first).ndim == 1 else 0
+                if fresh < 1:
                     raise InvalidValue("dense: expected a flat list of numbers that is not empty")
-                if not await kv.create(self._shape.name, dim):
-                    dim = await kv.get(self._shape.name)
+                dim = (
+                    await kv.get(self._shape.name)
+                    if dim is None and not await kv.create(self._shape.name, fresh)
+                    else dim
+                )
+                if not dim:
+                    await kv.put(self._shape.name, fresh)
+                    dim = fresh
             if dim is None:
                 return None
-            self._known = self._open(int(dim))
+            table = self._open(int(dim) or None)
         if not self._checked:
-            await self._check_model(self._known.schema.name)
+            await self._check_model(table.schema.name)
+        # What a transaction has made may be rolled back: it is looked up again until it is there for good.
+        if innermost(self._engine) is None:
             self._checked = True
-        return self._known
+            if table.schema.vectors:
+                self._known = table
+        return table
 
     async def _check_model(self, name: str) -> None:
         if self._model is None:
@@ -254,7 +265,9 @@ class AsyncVectors(Generic[R]):
         first = next((r.dense for r in rows if r.dense is not None), None) if self._shape is not None else None
         table = await self._table(first)
         if table is None:
-            table = self._known = self._open(None)
+            assert self._shape is not None
+            await AsyncKV(self._engine, "howdah:vectors").create(self._shape.name, 0)
+            table = self._open(None)
         elif first is not None and not table.schema.vectors:
             raise InvalidValue("this store has no dense vectors; open it with dim=…")
         await table.put_stored([table._stored(r, f"record {i}") for i, r in enumerate(rows)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
 from typing import Any
 
 from ...aggregates import Aggregate
 from ...criteria import Criteria
+from ...errors import InvalidValue
 from ..base import Op, Stmt
 from .dialect import Params, quote
 from .table import SqlTable
@@ -81,4 +83,7 @@ def _value(table: SqlTable, item: Aggregate, values: Sequence[Any]) -> Any:
     if column.kind == "decimal":
         exact = Decimal(parts[0])
         return exact if item.function == "sum" else _CONTEXT.divide(exact, Decimal(int(count)))
-    return float(parts[0]) if item.function == "sum" else float(parts[0]) / int(count)
+    total_real = float(parts[0])
+    if not math.isfinite(total_real):
+        raise InvalidValue(f"the sum of {item.column!r} is beyond the range of a double")
+    return total_real if item.function == "sum" else total_real / int(count)

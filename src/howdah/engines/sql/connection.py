@@ -17,11 +17,13 @@ from ...errors import (
     Error,
     InvalidFilter,
     LimitExceeded,
+    MissingTable,
     StartupError,
     Timeout,
 )
 from ...values import simple_fold
 from ..base import Op, Rows, Stmt
+from .table import STALE
 
 T = TypeVar("T")
 
@@ -34,6 +36,9 @@ def open_connection(uri: str, *, busy_timeout: float, memory: bool) -> apsw.Conn
     except apsw.Error as error:
         raise StartupError(f"{_shown(uri)}: cannot be opened: {error}{_why(uri)}") from error
     try:
+        # A quoted name that is no column is a mistake, never text.
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
         connection.set_busy_timeout(int(busy_timeout * 1000))
         connection.create_collation("howdah_decimal", _compare_decimals)
         connection.create_scalar_function("howdah_fold", cast("Any", _fold), 1, deterministic=True)
@@ -100,6 +105,8 @@ class _DecimalSum:
 def translate(error: apsw.Error, place: str) -> Error:
     """The Howdah error for a driver's error."""
     text = str(error).removeprefix(type(error).__name__).lstrip(": ")
+    if "no such table" in text or STALE in text:
+        return MissingTable(f"{place}: {text}")
     if isinstance(error, apsw.ConstraintError):
         if "UNIQUE" in text or "PRIMARY KEY" in text:
             columns = tuple(part.rpartition(".")[2].strip() for part in text.partition("failed:")[2].split(","))

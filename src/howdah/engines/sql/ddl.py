@@ -7,8 +7,9 @@ from typing import Any
 
 from ...errors import SetupRequired
 from ...schema import Column
-from .dialect import derived_name, quote
-from .table import DOC, SqlTable, version_column
+from .dialect import derived_name, quote, text_literal
+from .table import DOC, STALE, SqlTable, version_column
+from .text import TextIndex
 
 
 @dataclass(slots=True)
@@ -66,12 +67,14 @@ def _doc_index(table: SqlTable) -> list[str]:
 
 def vector_index(table: SqlTable, column: Column) -> list[str]:
     """The index of one vector column: HNSW in Postgres, a numbering for Howdah's own segments elsewhere."""
-    kind = column.vector
-    if kind is None or kind.index is None:
+    if column.kind != "vector":
         return []
+    kind = column.vector
     name = quote(derived_name(table.physical, "vec", column.name))
     if table.dialect.name == "sqlite":
         return [f"CREATE UNIQUE INDEX {name} ON {table.name} ({quote(version_column(column.name))})"]
+    if kind is None or kind.index is None:
+        return []
     if kind.dim > (2000 if kind.dtype == "float32" else 4000):
         return []  # pgvector's HNSW takes no longer vectors; they are scanned exactly
     stored = "vector" if kind.dtype == "float32" else "halfvec"
@@ -98,6 +101,9 @@ def drop(table: SqlTable) -> list[str]:
     made = [f"DROP TABLE IF EXISTS {table.name}", *table.numbers.drop()]
     if table.text is not None:
         made.extend(table.text.drop())
+    for column in table.versioned:
+        name = text_literal(derived_name(table.physical, "vec", column.name))
+        made.append(f"DELETE FROM _howdah_segments WHERE name = {name}")
     return made
 
 
@@ -123,6 +129,13 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
                 )
                 plan.statements.extend(table.numbers.ddl())
             plan.statements.extend(vector_index(table, column))
+        elif (
+            before[column.name]["hnsw"] is None
+            and column.vector
+            and column.vector.index
+            and table.dialect.name == "postgres"
+        ):
+            plan.statements.extend(vector_index(table, column))
     known = [tuple(i) for i in old["indexes"]]
     plan.statements.extend(index(table, i) for i in table.schema.built_indexes() if i not in known)
     known = [tuple(u) for u in old["unique"]]
@@ -131,15 +144,49 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
         plan.statements.append(index(table, (table.schema.ttl,)))
     if old["text"] != new["text"] and table.text is not None:
         if old["text"]:
-            plan.statements.extend(table.text.drop())
+            plan.statements.extend(TextIndex(table.dialect, table.physical, old["text"]).drop())
         else:
             kind = "INTEGER" if table.dialect.name == "sqlite" else "bigint"
             plan.statements.append(f"ALTER TABLE {table.name} ADD COLUMN {quote(DOC)} {kind}")
             plan.statements.extend(table.numbers.ddl())
             plan.statements.extend(_doc_index(table))
         plan.statements.extend(table.text.ddl())
+        plan.statements.extend(_guards(table, replace=bool(old["text"])))
         plan.fill_text = True
     return plan
+
+
+def _guards(table: SqlTable, *, replace: bool) -> list[str]:
+    """Triggers that refuse writes by handles which were opened before the table had its text index."""
+    assert table.text is not None
+    name, doc = derived_name(table.physical, "guard"), quote(DOC)
+    columns = [quote(c) for c in table.text.columns]
+    filled = " OR ".join(f"coalesce(NEW.{c}, '') <> ''" for c in columns)
+    said = f"howdah: {STALE}"
+    if table.dialect.name == "sqlite":
+        changed = " OR ".join(f"NEW.{c} IS NOT OLD.{c}" for c in columns)
+        made = []
+        for suffix, event, when in (
+            ("i", "INSERT", f"NEW.{doc} IS NULL AND ({filled})"),
+            ("u", "UPDATE", f"NEW.{doc} IS OLD.{doc} AND ({changed})"),
+        ):
+            if replace:
+                made.append(f"DROP TRIGGER IF EXISTS {quote(name + suffix)}")
+            made.append(
+                f"CREATE TRIGGER {quote(name + suffix)} BEFORE {event} ON {table.name} WHEN {when}"
+                f" BEGIN SELECT RAISE(ABORT, {text_literal(said)}); END"
+            )
+        return made
+    changed = " OR ".join(f"NEW.{c} IS DISTINCT FROM OLD.{c}" for c in columns)
+    function = table.dialect.qualify(name)
+    return [
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $guard$ BEGIN"
+        f" IF (TG_OP = 'INSERT' AND NEW.{doc} IS NULL AND ({filled}))"
+        f" OR (TG_OP = 'UPDATE' AND NEW.{doc} IS NOT DISTINCT FROM OLD.{doc} AND ({changed}))"
+        f" THEN RAISE EXCEPTION {text_literal(said)}; END IF; RETURN NEW; END $guard$",
+        f"CREATE OR REPLACE TRIGGER {quote(name)} BEFORE INSERT OR UPDATE ON {table.name}"
+        f" FOR EACH ROW EXECUTE FUNCTION {function}()",
+    ]
 
 
 def _findings(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -171,12 +218,21 @@ def _findings(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The specification to record: the new one, with the columns and indexes that only the database has."""
     names = {c["name"] for c in new["columns"]}
+    before = {c["name"]: c for c in old["columns"]}
+    declared = [{**c, "hnsw": c["hnsw"] or before.get(c["name"], c)["hnsw"]} for c in new["columns"]]
     return {
         **new,
-        "columns": [*new["columns"], *(c for c in old["columns"] if c["name"] not in names)],
+        "columns": [*declared, *(c for c in old["columns"] if c["name"] not in names)],
         "indexes": [*new["indexes"], *(i for i in old["indexes"] if i not in new["indexes"])],
         "unique": [*new["unique"], *(u for u in old["unique"] if u not in new["unique"])],
     }
+
+
+def _fits(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether a column is as declared; an index on its vectors may be there unasked, or with other settings."""
+    if stored is None or (stored["hnsw"] is None and wanted["hnsw"] is not None):
+        return False
+    return {**stored, "hnsw": None} == {**wanted, "hnsw": None}
 
 
 def covers(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -185,7 +241,7 @@ def covers(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
         return True
     columns = {c["name"]: c for c in stored["columns"]}
     return (
-        all(columns.get(c["name"]) == c for c in wanted["columns"])
+        all(_fits(columns.get(c["name"]), c) for c in wanted["columns"])
         and all(i in stored["indexes"] for i in wanted["indexes"])
         and all(u in stored["unique"] for u in wanted["unique"])
         and stored["key"] == wanted["key"]

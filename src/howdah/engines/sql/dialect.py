@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 
 from ...check import DTYPES
+from ...errors import Unsupported
 from ...schema import Column
 from ...values import decode_json, from_micros, json_for_jsonb, json_from_jsonb, to_micros
 
@@ -130,12 +131,12 @@ class SqliteDialect:
     def in_test(self, expression: str, params: Params, values: list[Any], kind: str, *, negated: bool) -> str:
         """``expression [NOT] IN values``; ``values`` is not empty and in driver form."""
         word = "NOT IN" if negated else "IN"
-        if kind == "decimal":
-            same = " OR ".join(f"{expression} = {params.add(v, kind)}" for v in values)
-            return f"(NOT ({same}))" if negated else f"({same})"
-        if kind in ("uuid", "bytes", "real") or len(values) <= 4:
+        if len(values) <= 4:
             return f"{expression} {word} ({','.join(params.add(v, kind) for v in values)})"
-        return f"{expression} {word} (SELECT value FROM json_each({params.add(json.dumps(values), 'text')}))"
+        item = "value"
+        if kind in ("uuid", "bytes"):
+            values, item = [v.hex() for v in values], "unhex(value)"
+        return f"{expression} {word} (SELECT {item} FROM json_each({params.add(json.dumps(values), 'text')}))"
 
     def json_get(self, column: str, path: Sequence[str | int]) -> str:
         if any(isinstance(p, str) and ('"' in p or "\\" in p) for p in path):
@@ -218,6 +219,7 @@ class PostgresDialect:
     def __init__(self, schema: str, vector_schema: str = "public") -> None:
         self.schema = schema
         self.vector_schema = vector_schema
+        self.version = 18
 
     def vector_type(self, column: Column) -> str:
         """pgvector's type for a vector column, without its length."""
@@ -293,6 +295,8 @@ class PostgresDialect:
         )
 
     def fold(self, expression: str) -> str:
+        if self.version < 18:
+            raise Unsupported("ilike needs Postgres 18, whose case folding is Unicode's; this server is older")
         return f'casefold(({expression}) COLLATE "pg_c_utf8") COLLATE "C"'
 
     def position(self, expression: str, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
@@ -18,11 +19,13 @@ from ...errors import (
     InvalidFilter,
     InvalidValue,
     LimitExceeded,
+    MissingTable,
     StartupError,
     Timeout,
     TransactionError,
 )
 from ..base import Op
+from .table import STALE
 
 T = TypeVar("T")
 Connection = Any
@@ -32,6 +35,7 @@ class Connections(Protocol):
     """Where connections come from."""
 
     async def acquire(self) -> Connection: ...
+    async def extra(self) -> Connection: ...
     def release(self, connection: Connection) -> None: ...
     async def close(self) -> None: ...
 
@@ -46,6 +50,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._open = 0
         self._closed = False
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def acquire(self) -> Connection:
         """A connection; waits while all are in use."""
@@ -74,6 +79,12 @@ class Pool:
                     self._wake()
                 raise
 
+    async def extra(self) -> Connection:
+        """A connection beyond the size, for who holds it long; close it yourself."""
+        if self._closed:
+            raise Closed("the store is closed")
+        return await self._connect()
+
     def _wake(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
@@ -85,26 +96,37 @@ class Pool:
         """Give a connection back; one that broke, or is in the middle of something, is thrown away."""
         if connection.is_closed() or self._closed:
             self._open -= 1
-            if not connection.is_closed():
-                connection.terminate()
+            self._discard(connection)
         elif connection.is_in_transaction():
             self._open -= 1
-            connection.terminate()
+            self._discard(connection)
         else:
             self._free.append(connection)
         self._wake()
+
+    def _discard(self, connection: Connection) -> None:
+        """Close a connection that may be in the middle of something, and what cancels that."""
+        if not connection.is_closed():
+            task = asyncio.get_running_loop().create_task(_close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close the free connections; those in use close when they come back."""
         self._closed = True
         while self._free:
-            connection = self._free.pop()
-            try:
-                await connection.close(timeout=5)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+            await _close(self._free.pop())
+        while self._closing:
+            await asyncio.gather(*self._closing)
         while self._waiting:
             self._wake()
+
+
+async def _close(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=5)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
 
 
 class BorrowedPool:
@@ -113,21 +135,28 @@ class BorrowedPool:
     def __init__(self, pool: Any, prepare: Callable[[Connection], Awaitable[None]]) -> None:
         self._pool = pool
         self._prepare = prepare
-        self._prepared: set[int] = set()
+        self._prepared: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def acquire(self) -> Connection:
         """One of the pool's connections, with Howdah's type codecs."""
         connection = await self._pool.acquire()
-        raw = id(connection._con)
-        if raw not in self._prepared:
-            await self._prepare(connection)
-            self._prepared.add(raw)
+        if connection._con not in self._prepared:
+            try:
+                await self._prepare(connection)
+            except BaseException:
+                self.release(connection)
+                raise
+            self._prepared.add(connection._con)
         return connection
 
     def release(self, connection: Connection) -> None:
         """Give it back."""
         task = asyncio.ensure_future(self._pool.release(connection))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def extra(self) -> Connection:
+        """One of the pool's connections: it alone decides how many there are."""
+        return await self.acquire()
 
     async def close(self) -> None:
         """Nothing: the pool is the caller's."""
@@ -146,6 +175,8 @@ def translate(error: BaseException, place: str) -> Error:
         return StartupError(f"{place}: the server refuses this user or password: {text}")
     if isinstance(error, asyncpg.InvalidCatalogNameError):
         return StartupError(f"{place}: {text}; create it first, e.g. with createdb")
+    if isinstance(error, asyncpg.UndefinedTableError) or STALE in text:
+        return MissingTable(f"{place}: {text}")
     if isinstance(error, asyncpg.InFailedSQLTransactionError):
         return TransactionError(f"an earlier statement of this transaction failed; it can only be rolled back: {text}")
     if isinstance(error, (asyncpg.QueryCanceledError, TimeoutError)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,7 +36,7 @@ from .upkeep import merge_begin, merge_step, sweep_step
 
 T = TypeVar("T")
 log = logging.getLogger("howdah")
-RETRIES = 5
+RETRIES = 8
 STARTING = 60.0
 UPKEEP_EVERY = 60.0
 _OWN = ("schema", "pool_size", "pooler")
@@ -71,6 +72,7 @@ class PostgresEngine:
         self._vectors = False
         self._server = server
         self._closed = False
+        self._loop = asyncio.get_running_loop()
         self._tables: dict[str, PostgresTable] = {}
         self._upkeep: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -98,6 +100,7 @@ class PostgresEngine:
             if connection.get_server_version().major < 16:
                 version = connection.get_server_version().major
                 raise StartupError(f"{self.place}: runs Postgres {version}; Howdah needs 16 or later")
+            self.dialect.version = connection.get_server_version().major
             before = time.time()
             server = await connection.fetchval("SELECT clock_timestamp()")
             self._offset = server.timestamp() - (before + time.time()) / 2
@@ -137,6 +140,8 @@ class PostgresEngine:
     async def _acquire(self) -> Connection:
         if self._closed:
             raise Closed("the store is closed")
+        if self._loop is not asyncio.get_running_loop():
+            raise TransactionError("this store belongs to another event loop; connect again in this one")
         try:
             return await self.pool.acquire()
         except DRIVER_ERRORS as error:
@@ -159,15 +164,15 @@ class PostgresEngine:
         finally:
             self.pool.release(connection)
 
-    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
+    async def read(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
         node = innermost(self)
         if node is not None:
             async with node.lock:
                 return await run(node.session, work(), self.place)
         connection = await self._acquire()
         try:
-            if heavy and self.pooler:
-                async with connection.transaction():
+            if snapshot or (heavy and self.pooler):
+                async with connection.transaction(isolation="repeatable_read" if snapshot else None, readonly=True):
                     return await run(connection, work(), self.place)
             return await run(connection, work(), self.place)
         finally:
@@ -189,7 +194,7 @@ class PostgresEngine:
                     raise
             finally:
                 self.pool.release(connection)
-            await asyncio.sleep(0.005 * 2**attempt)
+            await asyncio.sleep(random.uniform(0.5, 1.5) * 0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
 
     async def _alone(self, connection: Connection, work: Work[T]) -> T:
@@ -233,12 +238,11 @@ class PostgresEngine:
 
     async def snapshot(self) -> PostgresSnapshot:
         """A transaction of its own in which every read sees the same state."""
-        connection = await self._acquire()
         try:
+            connection = await self.pool.extra()
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         except DRIVER_ERRORS as error:
-            self.pool.release(connection)
-            raise translate(error, self.place) from error
+            raise _unreachable(error, self.place) from error
         return PostgresSnapshot(self, connection)
 
     # Transactions ------------------------------------------------------------------------------------------------
@@ -277,6 +281,13 @@ class PostgresEngine:
                 node.done = True
                 node.parent.lock.release()
             return
+        # A cancelled task still ends its transaction.
+        await asyncio.shield(asyncio.ensure_future(self._finish(node, commit)))
+        if commit:
+            for call in node.after:
+                call()
+
+    async def _finish(self, node: Node, commit: bool) -> None:
         try:
             async with node.lock:
                 await self._command(node.session, "COMMIT" if commit else "ROLLBACK")
@@ -286,9 +297,6 @@ class PostgresEngine:
         finally:
             node.done = True
             self.pool.release(node.session)
-        if commit:
-            for call in node.after:
-                call()
 
     # Tables ------------------------------------------------------------------------------------------------------
 
@@ -385,11 +393,11 @@ class PostgresEngine:
     async def close(self) -> None:
         if self._closed:
             return
+        self._closed = True
         if self._upkeep is not None:
             self._upkeep.cancel()
             with suppress(asyncio.CancelledError):
                 await self._upkeep
-        self._closed = True
         await self.pool.close()
         if self._server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._server.close)
@@ -410,7 +418,10 @@ class PostgresSnapshot:
         """Let go of the state."""
         with suppress(*DRIVER_ERRORS):
             await self._connection.execute("ROLLBACK")
-        self._engine.pool.release(self._connection)
+        if isinstance(self._engine.pool, Pool):
+            await self._connection.close()
+        else:
+            self._engine.pool.release(self._connection)
 
 
 def _empty_context() -> Any:
@@ -441,6 +452,7 @@ def _unreachable(error: BaseException, place: str) -> Error:
 
 async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], arguments: dict[str, Any]) -> PostgresEngine:
     if options.get("pool") is not None:
+        engine.pooler = True  # somebody else's connections: no state is left on them
         engine.pool = BorrowedPool(options["pool"], engine.prepare)
     else:
 

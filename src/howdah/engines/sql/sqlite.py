@@ -30,6 +30,16 @@ T = TypeVar("T")
 _engines: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
 
 
+class _Reader:
+    """A thread's connection for reading; it is closed with the thread."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self.connection = connection
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
 class SqliteEngine:
     """One store's connections. ``inline`` runs everything in the caller's thread, for the blocking face."""
 
@@ -58,7 +68,7 @@ class SqliteEngine:
         self._uri = f"file:{quote(os.path.abspath(path))}"
         self._busy_timeout = busy_timeout
         self._local = threading.local()
-        self._readers: list[apsw.Connection] = []
+        self._readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
         self._pool: ThreadPoolExecutor | None = None
         self._state = threading.Lock()
         self._closed: str | None = None
@@ -101,14 +111,16 @@ class SqliteEngine:
     # Running operations ------------------------------------------------------------------------------------------
 
     def _reader(self) -> apsw.Connection:
-        reader: apsw.Connection | None = getattr(self._local, "reader", None)
-        if reader is None:
+        holder: _Reader | None = getattr(self._local, "holder", None)
+        if holder is None:
             self._check()
             reader = open_connection(self._uri, busy_timeout=self._busy_timeout, memory=self._memory)
             reader.execute("PRAGMA query_only = ON")
+            self._local.holder = holder = _Reader(reader)
             self._local.reader = reader
-            self._readers.append(reader)
-        return reader
+            with self._state:
+                self._readers.add(holder)
+        return holder.connection
 
     def _check(self) -> None:
         if self._closed is not None:
@@ -145,7 +157,7 @@ class SqliteEngine:
             return await self.read(lambda: table.get(key, names))
         return self.fetch_one(table.get_sql(names), (*key, table.moment()) if table.schema.ttl else key)
 
-    async def read(self, work: Work[T], *, heavy: bool = False) -> T:
+    async def read(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
         node = innermost(self)
         if node is not None:
             return await self._inside(node, lambda connection: run(connection, work(), self.place))
@@ -160,9 +172,9 @@ class SqliteEngine:
         node = innermost(self)
         if node is not None:
             return await self._inside(node, lambda connection: self._saved(connection, work))
+        self._check()
         if self.inline:
             return self.writer.write_here(work, single)  # type: ignore[no-any-return]  # the work's own result
-        self._check()
         waiter = asyncio.get_running_loop().create_future()
         self.writer.submit(Item(work, single, waiter))
         return await waiter  # type: ignore[no-any-return]  # the work's own result
@@ -209,23 +221,26 @@ class SqliteEngine:
         self._check()
         if parent is None:
             if self.inline:
-                self.writer.lock.acquire()
-                try:
-                    self.writer.begin()
-                except BaseException:
-                    self.writer.lock.release()
-                    raise
+                self.writer.enter()
                 return Node(self, None, None, threading.RLock())
             session = Session()
             self.writer.submit(session)
-            await asyncio.wrap_future(session.opened)
+            try:
+                await asyncio.wrap_future(session.opened)
+            except BaseException:
+                session.leave()
+                raise
             return Node(self, None, session, asyncio.Lock())
         if self.inline:
             parent.lock.acquire()
         else:
             await parent.lock.acquire()
         node = Node(self, parent, parent.session, threading.RLock() if self.inline else asyncio.Lock())
-        await self._inside(node, lambda c: c.execute(f"SAVEPOINT level_{node.depth}"))
+        try:
+            await self._inside(node, lambda c: c.execute(f"SAVEPOINT level_{node.depth}"))
+        except BaseException:
+            parent.lock.release()
+            raise
         return node
 
     async def end(self, node: Node, *, commit: bool) -> None:
@@ -243,18 +258,26 @@ class SqliteEngine:
                 node.done = True
                 node.parent.lock.release()
             return
+        if self.inline:
+            try:
+                await self._finish(node, commit)
+            finally:
+                self.writer.leave()
+        else:
+            # A cancelled task still ends its transaction.
+            await asyncio.shield(asyncio.ensure_future(self._finish(node, commit)))
+        if commit:
+            for call in node.after:
+                call()
+
+    async def _finish(self, node: Node, commit: bool) -> None:
         finish = self.writer.commit if commit else self.writer.rollback
         try:
             await self._inside(node, lambda _: finish())
         finally:
             node.done = True
-            if self.inline:
-                self.writer.lock.release()
-            else:
+            if node.session is not None:
                 node.session.leave()
-        if commit:
-            for call in node.after:
-                call()
 
     # Tables ------------------------------------------------------------------------------------------------------
 
@@ -314,18 +337,20 @@ class SqliteEngine:
         if self._closed is not None:
             return
         self._closed = "the store is closed"
-        self._upkeep.stop()
         if self.inline:
             self._release()
         else:
             await asyncio.get_running_loop().run_in_executor(None, self._release)
 
     def _release(self) -> None:
+        self._upkeep.stop()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         self.writer.close()
-        for reader in self._readers:
-            reader.close()
+        with self._state:
+            readers = list(self._readers)
+        for reader in readers:
+            reader.connection.close()
         _engines.discard(self)
         if self._memory:
             scratch.release(self.path)

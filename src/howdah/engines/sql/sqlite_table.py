@@ -49,9 +49,14 @@ class SqliteTable(SearchableTable):
         private: bool,
     ) -> Op[Found]:
         """The ``limit`` nearest rows that pass the filter; ``private`` inside a transaction."""
+        assert column.vector is not None
         if column not in self.versioned or limit is None:
             return (yield from scan(self, column, query, where, limit))
-        if exact or (where is not None and (yield from self.count_to(where, EXACT + 1)) <= EXACT):
+        if (
+            exact
+            or column.vector.index is None
+            or (where is not None and (yield from self.count_to(where, EXACT + 1)) <= EXACT)
+        ):
             return (yield from self._exact(column, query, where, limit))
         index = self.segments(column)
         assert column.vector is not None and column.vector.index is not None

@@ -19,6 +19,7 @@ DriverRow = list[Any]
 Key = tuple[Any, ...]
 BATCH = 5000
 DOC = "_doc"
+STALE = "written by an older declaration of the table"
 
 
 def version_column(vector: str) -> str:
@@ -38,8 +39,7 @@ class SqlTable:
         self.compiler = Compiler(dialect, schema)
         self.numbers = Numbers(dialect, physical, "seq")
         self.text = TextIndex(dialect, physical, dict(schema.text)) if schema.text else None
-        own_index = dialect.name == "sqlite"
-        self.versioned = tuple(c for c in schema.vectors if own_index and c.vector and c.vector.index)
+        self.versioned = schema.vectors if dialect.name == "sqlite" else ()
         self.hidden = ((DOC,) if self.text else ()) + tuple(version_column(c.name) for c in self.versioned)
         self.encoders = [dialect.encode(c) for c in schema.columns]
         self.decoders = {c.name: dialect.decode(c) for c in schema.columns}
@@ -248,6 +248,8 @@ class SqlTable:
     def put(self, rows: Sequence[DriverRow]) -> Op[None]:
         """Insert or replace rows with different keys."""
         yield from self._make_room()
+        if len(rows) > 1:  # in one order for everybody, so that batches do not lock each other out
+            rows = sorted(rows, key=lambda r: [r[i] for i in self.key_places])
         if self.hidden:
             yield from self._put_indexed(rows)
         elif len(rows) == 1:
@@ -418,6 +420,8 @@ class SqlTable:
         self, keys: Sequence[Key] | None, where: Criteria | None, patch: dict[str, Any], names: Sequence[str]
     ) -> Op[Rows]:
         """Change the columns in ``patch`` of the rows with ``keys`` that match; the rows as they are now."""
+        if any(n in patch for index in self.schema.unique for n in index):
+            yield from self._make_room()
         indexed = {*(self.text.columns if self.text else ()), *(c.name for c in self.versioned)}
         returning = ", ".join(quote(n) for n in names)
         if not indexed & patch.keys():
@@ -502,6 +506,7 @@ class SqlTable:
     def delete(self, keys: Sequence[Key]) -> Op[int]:
         """Delete by key; how many live rows went."""
         total = 0
+        keys = sorted(keys)
         for start in range(0, len(keys), BATCH):
             params = Params(self.dialect)
             test = self.keys_test(keys[start : start + BATCH], params)
@@ -539,6 +544,9 @@ class SqlTable:
 
     def clear(self) -> Op[int]:
         """Delete every row; how many live ones there were."""
+        if self.text and self.dialect.name == "postgres":
+            # Rows and postings must be the same ones, whatever other writers and merges are under way.
+            yield Stmt(f"LOCK TABLE {self.name}, {self.text.post}, {self.text.stat} IN SHARE ROW EXCLUSIVE MODE")
         total = yield from self.count(None)
         yield Stmt(f"DELETE FROM {self.name}")
         if self.text:

@@ -1,7 +1,7 @@
 """The text index of a table in SQL: rows of packed postings per term, written with the data, merged in the background.
 
-``<table>__post`` holds ``(term, part, n, data)``: what one write added (n > 0) or deleted (n < 0) for a term;
-``<table>__stat`` what each write added to the totals. Both are only ever summed, so it does not matter how they are cut,
+``<table>_post_…`` holds ``(term, part, n, data)``: what one write added (n > 0) or deleted (n < 0) for a term;
+``<table>_stat_…`` what each write added to the totals. Both are only ever summed, so it does not matter how they are cut,
 writers never meet, and merging rows of a term changes no answer.
 """
 
@@ -17,7 +17,7 @@ from ...search import bm25
 from ...search.query import Clause, TextQuery, parse
 from ..base import Op, Stmt
 from .compile import SqlDialect, prefix_end
-from .dialect import Params
+from .dialect import Params, derived_name
 
 Document = tuple[int, tuple[str | None, ...]]
 COMPLETIONS = 64
@@ -44,7 +44,9 @@ class TextIndex:
         self.columns = tuple(weights)
         self.weights = list(weights.values())
         self._weights = bm25.weights_array(weights)
-        self.post_name, self.stat_name = f"{physical}__post", f"{physical}__stat"
+        # The names change with the columns and weights, so that a handle with others meets no rows of this form.
+        shape = [f"{name}={weight}" for name, weight in weights.items()]
+        self.post_name, self.stat_name = derived_name(physical, "post", *shape), derived_name(physical, "stat", *shape)
         self.post, self.stat = dialect.qualify(self.post_name), dialect.qualify(self.stat_name)
         p = dialect.placeholder
         self._add_stat = f"INSERT INTO {self.stat} (part, docs, length) VALUES ({p(1, 'integer')}, {p(2, 'integer')}, {p(3, 'integer')})"

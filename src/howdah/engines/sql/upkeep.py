@@ -111,7 +111,7 @@ class UpkeepThread:
                     start = engine.writer.write_here(partial(merge_step, table, start))
                 did = True
         for column in table.versioned:
-            if not self._stop.is_set():
+            if column.vector is not None and column.vector.index is not None and not self._stop.is_set():
                 did = self._vectors(engine, table, column) or did
         return did
 

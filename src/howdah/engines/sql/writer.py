@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import apsw
 
-from ...errors import Closed
+from ...errors import Closed, TransactionError
 from ..base import Work
 from .connection import run, translate
 
@@ -98,6 +99,19 @@ class Session:
         self.wake.release()
 
 
+def _settle(future: Future[Any], function: Callable[[], Any]) -> bool:
+    """Run ``function`` for whoever waits, unless nobody does any more; whether it went well."""
+    if not future.set_running_or_notify_cancel():
+        return False
+    try:
+        result = function()
+    except BaseException as error:
+        future.set_exception(error)
+        return False
+    future.set_result(result)
+    return True
+
+
 class Writer:
     """Runs writes on one connection, several to a commit; a savepoint keeps one failure from the others."""
 
@@ -106,6 +120,7 @@ class Writer:
         self.turn = turn
         self.place = place
         self.lock = threading.Lock()
+        self.owner: int | None = None
         self._here: deque[Item] = deque()
         self._waiting: deque[Item | Session] = deque()
         self._wake = threading.Semaphore(0)
@@ -117,6 +132,10 @@ class Writer:
 
     def write_here(self, work: Work[Any], single: bool = False) -> Any:
         """Run one write in this thread, together with those that other threads have waiting."""
+        if self.owner == threading.get_ident():
+            raise TransactionError(
+                "a write (or upkeep) from inside another write of the same store would wait for itself"
+            )
         item = Item(work, single)
         self._here.append(item)
         with self.lock:
@@ -126,7 +145,11 @@ class Writer:
                 batch: list[Item] = []
                 while self._here and len(batch) < MOST:
                     batch.append(self._here.popleft())
-                self._commit(batch)
+                self.owner = threading.get_ident()
+                try:
+                    self._commit(batch)
+                finally:
+                    self.owner = None
                 for other in batch:
                     other.done = True
         if item.error is not None:
@@ -169,24 +192,34 @@ class Writer:
                 loop.call_soon_threadsafe(_wake_waiters, batch)
 
     def _serve(self, session: Session) -> None:
-        try:
-            self.begin()
-        except BaseException as error:
-            session.opened.set_exception(error)
+        if not _settle(session.opened, self.begin):
             return
-        session.opened.set_result(None)
         while True:
             session.wake.acquire()
             task = session.tasks.popleft()
             if task is None:
                 break
             function, future = task
-            try:
-                future.set_result(function(self.connection))
-            except BaseException as error:
-                future.set_exception(error)
+            _settle(future, partial(function, self.connection))
         if self.connection.in_transaction:
             self.rollback()
+
+    def enter(self) -> None:
+        """Open a transaction that this thread's caller holds until ``leave``."""
+        if self.owner == threading.get_ident():
+            raise TransactionError("a transaction from inside another write of the same store would wait for itself")
+        self.lock.acquire()
+        try:
+            self.begin()
+        except BaseException:
+            self.lock.release()
+            raise
+        self.owner = threading.get_ident()
+
+    def leave(self) -> None:
+        """The transaction that ``enter`` opened has ended."""
+        self.owner = None
+        self.lock.release()
 
     # Transactions ------------------------------------------------------------------------------------------------
 
