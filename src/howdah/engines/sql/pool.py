@@ -29,6 +29,7 @@ from .table import STALE
 
 T = TypeVar("T")
 Connection = Any
+PATIENCE = 5.0
 
 
 class Connections(Protocol):
@@ -64,8 +65,13 @@ class Pool:
                 self._open -= 1
             if self._open < self._size:
                 self._open += 1
+                # A connection half made is finished even if nobody waits for it any more.
+                making = asyncio.ensure_future(self._connect())
                 try:
-                    return await self._connect()
+                    return await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    making.add_done_callback(self._unwanted)
+                    raise
                 except BaseException:
                     self._open -= 1
                     self._wake()
@@ -78,6 +84,13 @@ class Pool:
                 if turn.done() and not turn.cancelled():
                     self._wake()
                 raise
+
+    def _unwanted(self, making: asyncio.Future[Connection]) -> None:
+        if making.cancelled() or making.exception() is not None:
+            self._open -= 1
+            self._wake()
+        else:
+            self.release(making.result())
 
     async def extra(self) -> Connection:
         """A connection beyond the size, for who holds it long; close it yourself."""
@@ -114,12 +127,14 @@ class Pool:
     async def close(self) -> None:
         """Close the free connections; those in use close when they come back."""
         self._closed = True
-        while self._free:
-            await _close(self._free.pop())
-        while self._closing:
-            await asyncio.gather(*self._closing)
         while self._waiting:
             self._wake()
+        while self._free:
+            self._open -= 1
+            await _close(self._free.pop())
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while self._closing or (self._open > 0 and asyncio.get_running_loop().time() < deadline):
+            await asyncio.sleep(0.005)
 
 
 async def _close(connection: Connection) -> None:
