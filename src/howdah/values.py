@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -92,7 +92,44 @@ def check_json(value: Any, where: str = "value", depth: int = 0) -> None:
         )
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False).encode
+def _fine(value: Any, depth: int = 0) -> bool:
+    """Whether a value is surely storable; quick, since nearly all are. The others are looked at by ``check_json``."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii() and "\0" not in value
+    if kind is int:
+        return bool(INT_MIN <= value <= INT_MAX)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is dict:
+        if depth >= MAX_JSON_DEPTH:
+            return False
+        for key, item in value.items():
+            if type(key) is not str or not key.isascii() or "\0" in key:
+                return False
+            inner = type(item)
+            if inner is str:
+                if not item.isascii() or "\0" in item:
+                    return False
+            elif inner is not bool and item is not None and not _fine(item, depth + 1):
+                return False
+        return True
+    if kind is list:
+        return depth < MAX_JSON_DEPTH and all([_fine(item, depth + 1) for item in value])
+    return kind is bool or value is None
+
+
+def _make_encoder() -> Callable[[Any], str]:
+    """JSON's own C encoder, made once: ``JSONEncoder.encode`` makes it anew for each value."""
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+    make, quote = getattr(json.encoder, "c_make_encoder", None), getattr(json.encoder, "encode_basestring", None)
+    if make is None or quote is None:
+        return plain.encode
+    encode = make(None, plain.default, quote, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0))
+
+
+_encode = _make_encoder()
 _canonical = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False, sort_keys=True
 ).encode
@@ -101,7 +138,8 @@ decode_json = json.loads
 
 def encode_json(value: Any, where: str = "value") -> str:
     """JSON text of ``value``; reading it back gives an equal value of the same type. Refuses what is not JSON."""
-    check_json(value, where)
+    if not _fine(value):
+        check_json(value, where)
     return _encode(value)
 
 

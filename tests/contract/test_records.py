@@ -117,6 +117,7 @@ def test_filters_are_strict_about_types(store: Store) -> None:
         "none": {},
         "meta": {"key": "x", "active": 1},
     }
+    records.put_many(rows)
 
     def match(where: Any) -> set[str]:
         return set(keys(records.list(where=where)))

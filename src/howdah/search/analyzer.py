@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -197,17 +198,34 @@ def positions(text: str) -> list[Unit]:
     return [analyse_unit(u) for u in _UNIT.findall(text)]
 
 
+# Nearly every unit is one plain word: its term, found without a call.
+_words: dict[str, str] = {}
+_MOST_WORDS: Final = 500_000
+
+
 def count_terms(text: str) -> tuple[dict[str, int], int]:
     """How often each term occurs, and the length of the text in positions."""
+    found = _UNIT.findall(text)
+    terms = list(map(_words.get, found))
+    if None not in terms:
+        return dict(Counter(terms)), len(terms)  # type: ignore[arg-type]  # no None among them
     counts: dict[str, int] = {}
     length = 0
-    for unit in _UNIT.findall(text):
+    for unit, term in zip(found, terms, strict=True):
+        if term is not None:
+            length += 1
+            counts[term] = counts.get(term, 0) + 1
+            continue
         parts, whole = analyse_unit(unit)
         length += len(parts)
-        for term in parts:
-            counts[term] = counts.get(term, 0) + 1
-        for term in whole:
-            counts[term] = counts.get(term, 0) + 1
+        for part in parts:
+            counts[part] = counts.get(part, 0) + 1
+        for part in whole:
+            counts[part] = counts.get(part, 0) + 1
+        if len(parts) == 1 and not whole:
+            if len(_words) > _MOST_WORDS:
+                _words.clear()
+            _words[unit] = parts[0]
     return counts, length
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -62,7 +61,7 @@ def moment(at: float) -> datetime:
 
 def new_version() -> int:
     """A version that no earlier write of the key had."""
-    return secrets.randbits(63)
+    return random.getrandbits(63)
 
 
 def read_version(version: object) -> int | None:

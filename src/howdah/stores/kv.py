@@ -108,7 +108,8 @@ class AsyncKV:
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         if any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
             raise InvalidInput("put_many takes a mapping or (key, value) pairs")
-        rows = {row[0]: row for row in (self._row(k, v, ttl) for k, v in pairs)}
+        due = expiry(ttl, self._engine.now())
+        rows = {(found := self._key(k)): [found, self._text(v), due, new_version()] for k, v in pairs}
         if rows:
             await self._put(list(rows.values()))
 

@@ -73,6 +73,7 @@ class SqliteEngine:
         self._state = threading.Lock()
         self._closed: str | None = None
         self._tables: dict[str, SqliteTable] = {}
+        self._pending: list[Item] = []
         turn = self._open_turn()
         connection = open_connection(self._uri, busy_timeout=busy_timeout, memory=memory)
         self.writer = Writer(connection, turn, self.place)
@@ -175,9 +176,22 @@ class SqliteEngine:
         self._check()
         if self.inline:
             return self.writer.write_here(work, single)  # type: ignore[no-any-return]  # the work's own result
-        waiter = asyncio.get_running_loop().create_future()
-        self.writer.submit(Item(work, single, waiter))
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._pending.append(Item(work, single, waiter))
+        if len(self._pending) == 1:
+            # At the end of the loop's tick, so that all who write in it share a commit.
+            loop.call_soon(self._flush)
         return await waiter  # type: ignore[no-any-return]  # the work's own result
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, []
+        try:
+            self.writer.submit(*pending)
+        except Closed as error:
+            for item in pending:
+                if item.waiter is not None and not item.waiter.done():
+                    item.waiter.set_exception(error)
 
     def _saved(self, connection: apsw.Connection, work: Work[T]) -> T:
         """Run inside an open transaction so that a failure leaves nothing of this write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 from ...criteria import Criteria, Order
@@ -41,7 +42,7 @@ class SqlTable:
         self.text = TextIndex(dialect, physical, dict(schema.text)) if schema.text else None
         self.versioned = schema.vectors if dialect.name == "sqlite" else ()
         self.hidden = ((DOC,) if self.text else ()) + tuple(version_column(c.name) for c in self.versioned)
-        self.encoders = [dialect.encode(c) for c in schema.columns]
+        self._encoding = [(i, e) for i, c in enumerate(schema.columns) if (e := dialect.encode(c)) is not None]
         self.decoders = {c.name: dialect.decode(c) for c in schema.columns}
         self.key_places = [schema.names.index(k) for k in schema.key]
         self._for_update = " FOR UPDATE" if dialect.name == "postgres" else ""
@@ -102,7 +103,11 @@ class SqlTable:
 
     def encode(self, row: Sequence[Any]) -> DriverRow:
         """A checked row in driver form."""
-        return [v if e is None or v is None else e(v) for e, v in zip(self.encoders, row, strict=True)]
+        made = list(row)
+        for place, encode in self._encoding:
+            if made[place] is not None:
+                made[place] = encode(made[place])
+        return made
 
     def encode_value(self, name: str, value: Any) -> Any:
         """One checked value in driver form."""
@@ -249,7 +254,7 @@ class SqlTable:
         """Insert or replace rows with different keys."""
         yield from self._make_room()
         if len(rows) > 1:  # in one order for everybody, so that batches do not lock each other out
-            rows = sorted(rows, key=lambda r: [r[i] for i in self.key_places])
+            rows = sorted(rows, key=itemgetter(*self.key_places))
         if self.hidden:
             yield from self._put_indexed(rows)
         elif len(rows) == 1:

@@ -158,8 +158,8 @@ class Writer:
 
     # In a thread of its own, for the event loop.
 
-    def submit(self, item: Item | Session) -> None:
-        """Queue a write or a transaction for the writer thread."""
+    def submit(self, *items: Item | Session) -> None:
+        """Queue writes or a transaction for the writer thread."""
         if self._closed:
             raise Closed("the store is closed")
         if self._thread is None:
@@ -167,7 +167,7 @@ class Writer:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._loop, name="howdah-writer", daemon=True)
                     self._thread.start()
-        self._waiting.append(item)
+        self._waiting.extend(items)
         self._wake.release()
 
     def _loop(self) -> None:
@@ -187,6 +187,8 @@ class Writer:
                 batch.append(self._waiting.popleft())  # type: ignore[arg-type]  # checked in the condition
             with self.lock:
                 self._commit(batch)
+            if self._waiting:
+                self._wake.release()
             loop = first.waiter.get_loop() if first.waiter is not None else None
             if loop is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(_wake_waiters, batch)
