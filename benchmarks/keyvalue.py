@@ -49,7 +49,7 @@ async def sqlite(results: Results, folder: Path) -> None:
 
     async def raw_get() -> None:
         for key in keys[:3000]:
-            json.loads(raw.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()[0])
+            [json.loads(r[0]) for r in raw.execute("SELECT value FROM kv WHERE key = ?", (key,))]
 
     found = await rounds({"ours": our_get, "raw": raw_get})
     results.add("get, SQLite", found["ours"], "apsw", found["raw"], "<= 3x", per=3000)

@@ -97,11 +97,12 @@ def test_handles_of_an_older_declaration_are_refused(store: Store) -> None:
     old.put(Doc(1, "apple"))
     new = store.table("docs", Doc, key="id", text=["b"])
     new.put(Doc(2, "x", "banana"))
-    for write in (
+    writes: list[Callable[[], Any]] = [
         lambda: old.put(Doc(3, "x", "cherry")),
         lambda: old.put(Doc(2, "x", "changed")),
         lambda: old.update_one({"id": 2}, {"b": "z"}),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(SetupRequired):
             write()
     assert [h.key for h in new.search(text="banana")] == [2]

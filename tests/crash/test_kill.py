@@ -16,6 +16,10 @@ import pytest
 import howdah
 from howdah.engines.sql.embedded import EmbeddedServer
 
+# A longer run by hand: HOWDAH_CHAOS="8 30 1" (writers, seconds, seconds between kills).
+_CHAOS = [float(n) for n in os.environ.get("HOWDAH_CHAOS", "4 6 0.5").split()]
+WRITERS, SECONDS, KILL_EVERY = int(_CHAOS[0]), _CHAOS[1], _CHAOS[2]
+
 WRITER = """
 import os, sys, howdah
 url, name, log = sys.argv[1:4]
@@ -44,13 +48,13 @@ def spawn(url: str, name: str, log: Path) -> subprocess.Popen[bytes]:
 def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[str], str], tmp_path: Path) -> None:
     url = url_for(engine)
     random_ = random.Random(1)
-    logs = [tmp_path / f"log{i}" for i in range(4)]
-    writers = [spawn(url, str(i), logs[i]) for i in range(4)]
-    deadline = time.monotonic() + 6
+    logs = [tmp_path / f"log{i}" for i in range(WRITERS)]
+    writers = [spawn(url, str(i), logs[i]) for i in range(WRITERS)]
+    deadline = time.monotonic() + SECONDS
     errors: list[bytes] = []
     while time.monotonic() < deadline:
-        time.sleep(0.5)
-        victim = random_.randrange(4)
+        time.sleep(KILL_EVERY)
+        victim = random_.randrange(WRITERS)
         writers[victim].kill()
         errors.append(writers[victim].communicate()[1])
         writers[victim] = spawn(url, str(victim), logs[victim])
@@ -60,6 +64,7 @@ def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[s
     assert [e for e in errors if e] == []
     acknowledged = [line for log in logs if log.exists() for line in log.read_text().split("\n")[:-1]]
     assert len(acknowledged) > 20
+    print(f"{engine}: {len(acknowledged)} acknowledged writes by {WRITERS} writers")
     with howdah.connect(url) as store:
         kv = store.kv("acks")
         stored = set(kv.keys())

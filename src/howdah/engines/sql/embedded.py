@@ -283,14 +283,14 @@ class EmbeddedServer:
             return None
 
     def _clear_stale_pid(self) -> None:
-        """Remove the pid file of a server that is dead: gone, a zombie, or a number that now means another program."""
+        """Remove the lock files of a server that is dead: gone, a zombie, or a number that now means another program."""
         pid = self._pid()
-        if pid is None:
+        if pid is not None and _is_postgres(pid, self.data):
             return
-        alive = _is_postgres(pid, self.data)
-        if not alive:
+        port = self.settings.get("port", "5432")
+        for stale in (self.data / "postmaster.pid", self.socket_directory / f".s.PGSQL.{port}.lock"):
             with suppress(OSError):
-                (self.data / "postmaster.pid").unlink()
+                stale.unlink()
 
     def _start(self) -> None:
         self._socket_ready()

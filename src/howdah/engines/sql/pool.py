@@ -107,10 +107,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Give a connection back; one that broke, or is in the middle of something, is thrown away."""
-        if connection.is_closed() or self._closed:
-            self._open -= 1
-            self._discard(connection)
-        elif connection.is_in_transaction():
+        if connection.is_closed() or self._closed or connection.is_in_transaction():
             self._open -= 1
             self._discard(connection)
         else:
@@ -207,7 +204,16 @@ def translate(error: BaseException, place: str) -> Error:
     return BackendError(f"{place}: {text}")
 
 
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+def failed(connection: Connection, error: BaseException, place: str) -> Error:
+    """The Howdah error for what went wrong on a connection, which is not used again if it has lost its thread."""
+    if isinstance(error, asyncpg.InternalClientError):
+        connection.terminate()
+    wrapped = translate(error, place)
+    wrapped.__cause__ = error
+    return wrapped
 
 
 async def run(connection: Connection, op: Op[T], place: str) -> T:
@@ -222,9 +228,7 @@ async def run(connection: Connection, op: Op[T], place: str) -> T:
                 else:
                     rows = await connection.fetch(statement.sql, *statement.params)
             except DRIVER_ERRORS as error:
-                wrapped = translate(error, place)
-                wrapped.__cause__ = error
-                statement = op.throw(wrapped)
+                statement = op.throw(failed(connection, error, place))
             else:
                 statement = op.send(rows)
     except StopIteration as stop:

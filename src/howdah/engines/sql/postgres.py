@@ -29,7 +29,7 @@ from ...values import check_name
 from ..base import Capabilities, Node, Op, Status, Stmt, Work, innermost
 from .dialect import PostgresDialect
 from .embedded import EmbeddedServer
-from .pool import DRIVER_ERRORS, BorrowedPool, Connection, Connections, Pool, run, translate
+from .pool import DRIVER_ERRORS, BorrowedPool, Connection, Connections, Pool, failed, run, translate
 from .postgres_table import PostgresTable
 from .setup import Setup, system_ddl
 from .upkeep import merge_begin, merge_step, sweep_step
@@ -160,7 +160,7 @@ class PostgresEngine:
                 return await connection.fetchrow(sql, *key, table.moment())
             return await connection.fetchrow(sql, *key)
         except DRIVER_ERRORS as error:
-            raise translate(error, self.place) from error
+            raise failed(connection, error, self.place) from error
         finally:
             self.pool.release(connection)
 
@@ -231,7 +231,7 @@ class PostgresEngine:
         try:
             await connection.execute(sql)
         except DRIVER_ERRORS as error:
-            raise translate(error, self.place) from error
+            raise failed(connection, error, self.place) from error
 
     async def pause(self, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
 from ...criteria import Criteria, Order
 from ...errors import BackendError
-from ...schema import Column, Schema
+from ...schema import Schema
 from ..base import Op, Rows, Stmt
 from .compile import Compiler, SqlDialect
 from .dialect import Params, quote
@@ -561,8 +561,3 @@ class SqlTable:
 
 def _first(document: Document) -> int:
     return document[0]
-
-
-def columns_of(schema: Schema, names: Iterable[str]) -> list[Column]:
-    """The columns called ``names``."""
-    return [schema.by_name[n] for n in names]
