@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from copy import copy
+from typing import Any, Generic, Literal, TypeVar
 
-from . import aggregates
+from . import aggregates, joins
 from .check import Checker, checker
-from .criteria import Columns, Criteria, Order, Where, excludes_nothing, resolve, resolve_order
+from .criteria import And, Columns, Compare, Criteria, Order, Where, excludes_nothing, resolve, resolve_order
 from .engines.base import Engine, Op, Work, innermost
 from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, MissingTable, UnfilteredDelete
 from .fused import Searching
@@ -45,6 +46,7 @@ class AsyncTable(Generic[R]):
         self._read: Callable[[Sequence[Any]], dict[str, Any]] = self._ops.reader(schema.names)
         self._searching = Searching(self._schema, self._ops)
         self._c = Columns(schema)
+        self._fixed: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ class AsyncTable(Generic[R]):
     def _stored(self, row: Any, where: str = "row") -> list[Any]:
         """The row's values in declared order, checked; ``MISSING`` for a key that is to be generated."""
         try:
-            found = self._rows.to_dict(row)
+            found = {**self._rows.to_dict({**row, **self._fixed} if isinstance(row, dict) else row), **self._fixed}
             values = []
             for column, (name, check) in zip(self._schema.columns, self._checkers, strict=True):
                 value = found.pop(name, MISSING)
@@ -112,6 +114,8 @@ class AsyncTable(Generic[R]):
     def key_of(self, key: Any) -> tuple[Any, ...]:
         """A key argument (value, tuple in declared order, mapping or row) as a checked tuple."""
         names = self._schema.key
+        if self._fixed:
+            key = self._whole_key(key)
         if isinstance(key, Mapping):
             missing = [n for n in names if n not in key]
             if missing:
@@ -135,6 +139,20 @@ class AsyncTable(Generic[R]):
         except InvalidInput as error:
             raise InvalidKey(f"{self._schema.name}: key: {error}") from error
 
+    def _whole_key(self, key: Any) -> Any:
+        """A key argument of a scoped table with the scope's columns filled in."""
+        rest = [n for n in self._schema.key if n not in self._fixed]
+        if isinstance(key, Mapping):
+            return {**key, **self._fixed}
+        if isinstance(key, tuple) or len(rest) == 1:
+            values = key if isinstance(key, tuple) else (key,)
+            if len(values) == len(rest) and not hasattr(values[0], self._schema.key[0]):
+                given = dict(zip(rest, values, strict=True))
+                return tuple(self._fixed.get(n, given.get(n)) for n in self._schema.key)
+        if hasattr(key, rest[0]):
+            return tuple(self._fixed.get(n, getattr(key, n, None)) for n in self._schema.key)
+        raise InvalidKey(f"{self._schema.name}: the key within this scope is ({', '.join(rest)})")
+
     def _driver_key(self, key: Any) -> tuple[Any, ...]:
         return tuple(self._ops.encode_value(n, v) for n, v in zip(self._schema.key, self.key_of(key), strict=True))
 
@@ -148,10 +166,15 @@ class AsyncTable(Generic[R]):
         return found if self._rows.from_dict is None else self._rows.from_dict(found)  # type: ignore[return-value]
 
     def _criteria(self, where: Where | None) -> Criteria | None:
-        return resolve(where, self._schema, self._mapping_column)
+        found = resolve(where, self._schema, self._mapping_column)
+        if not self._fixed:
+            return found
+        inside = tuple(Compare(n, "=", v) for n, v in self._fixed.items())
+        return And(inside if found is None else (*inside, found))
 
     def _required(self, where: Where | None) -> Criteria:
-        found = self._criteria(where)
+        given = resolve(where, self._schema, self._mapping_column)
+        found = self._criteria(where) if given is not None and not excludes_nothing(given) else given
         if found is None:
             raise EmptyCriteria(f"{self._schema.name}: criteria are required here; to mean every row, use clear()")
         if excludes_nothing(found):
@@ -381,6 +404,9 @@ class AsyncTable(Generic[R]):
 
     async def clear(self) -> int:
         """Delete all rows; table, indexes and bookkeeping stay. How many there were."""
+        if self._fixed:
+            inside = self._criteria(None)
+            return int(await self._write(lambda: self._ops.delete_where(inside)))
         return int(await self._write(self._ops.clear))
 
     async def drop(self) -> None:
@@ -477,7 +503,7 @@ class AsyncTable(Generic[R]):
 
     async def count(self, where: Where | None = None) -> int:
         """How many rows match; all for ``None`` or ``{}``."""
-        criteria = None if isinstance(where, Mapping) and not where else self._criteria(where)
+        criteria = self._criteria(None if isinstance(where, Mapping) and not where else where)
         return await self.reading(lambda: self._ops.count(criteria), heavy=True)
 
     async def aggregate(
@@ -499,6 +525,60 @@ class AsyncTable(Generic[R]):
         wanted = {n: aggregates.check(n, v, self._schema) for n, v in values.items()}
         criteria = self._criteria(where)
         return await self.reading(lambda: self._ops.aggregate(groups, wanted, criteria), heavy=True)
+
+    async def join(
+        self,
+        other: Any,
+        on: Mapping[str, str],
+        *,
+        how: Literal["inner", "left"] = "inner",
+        where: Where | None = None,
+        right_where: Where | None = None,
+        order_by: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[tuple[R, Any]]:
+        """Pairs ``(left, right)`` of rows of this and another table of the store whose columns in ``on`` are equal.
+
+        ``on`` maps columns of this table to columns of ``other``; nulls never match. ``how="left"`` keeps rows without a
+        match, with ``None`` beside them. ``where`` filters the left rows; ``right_where`` belongs to the match, so under
+        ``"left"`` it drops none. ``order_by`` is ``"left.date"`` or ``"-right.name"``; ties go by both keys.
+        """
+        right: AsyncTable[Any] = getattr(other, "_async", other)
+        if not isinstance(right, AsyncTable) or right._engine is not self._engine:
+            raise InvalidInput(f"{self._schema.name}: join takes another table of the same store")
+        if how not in ("inner", "left"):
+            raise InvalidInput(f"how={how!r}: expected 'inner' or 'left'")
+        plan = {
+            "on": joins.check_on(on, self._schema, right._schema),
+            "left_join": how == "left",
+            "where": self._criteria(where),
+            "right_where": right._criteria(right_where),
+            "orders": joins.check_order(order_by, self._schema, right._schema),
+            "limit": check_limit(limit),
+            "offset": check_limit(offset, "offset") or 0,
+        }
+        if limit == 0:
+            return []
+        await right._ensure()
+        rows = await self.reading(lambda: self._ops.join(right._ops, **plan), heavy=True)
+        width = len(self._schema.names)
+        keys = [width + i for i in right._ops.key_places]
+        return [(self._row(r[:width]), None if r[keys[0]] is None else right._row(r[width:])) for r in map(tuple, rows)]
+
+    def scoped(self, **columns: Any) -> AsyncTable[R]:
+        """The same table confined to rows with these values: they are written into every row and part of every filter.
+
+        The key must contain the columns; key arguments leave them out.
+        """
+        missing = [n for n in columns if n not in self._schema.key]
+        if missing or not columns or len(columns) == len(self._schema.key):
+            raise InvalidInput(
+                f"{self._schema.name}: scope {sorted(columns)}: some, not all, of the key {self._schema.key}"
+            )
+        view: AsyncTable[R] = copy(self)
+        view._fixed = {**self._fixed, **{n: self._by_name[n](v) for n, v in columns.items()}}
+        return view
 
     async def search(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from .. import aggregates
 from ..criteria import Columns, Where
@@ -161,6 +161,37 @@ class Table(Generic[R]):
         One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
         """
         return self._run(self._async.aggregate(where, by=by, **values))
+
+    def join(
+        self,
+        other: Any,
+        on: Mapping[str, str],
+        *,
+        how: Literal["inner", "left"] = "inner",
+        where: Where | None = None,
+        right_where: Where | None = None,
+        order_by: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[tuple[R, Any]]:
+        """Pairs ``(left, right)`` of rows of this and another table of the store whose columns in ``on`` are equal.
+
+        ``on`` maps columns of this table to columns of ``other``; nulls never match. ``how="left"`` keeps rows without a
+        match, with ``None`` beside them. ``where`` filters the left rows; ``right_where`` belongs to the match, so under
+        ``"left"`` it drops none. ``order_by`` is ``"left.date"`` or ``"-right.name"``; ties go by both keys.
+        """
+        return self._run(
+            self._async.join(
+                other, on, how=how, where=where, right_where=right_where, order_by=order_by, limit=limit, offset=offset
+            )
+        )
+
+    def scoped(self, **columns: Any) -> Table[R]:
+        """The same table confined to rows with these values: they are written into every row and part of every filter.
+
+        The key must contain the columns; key arguments leave them out.
+        """
+        return Table(self._async.scoped(**columns), self._run)
 
     def search(
         self,

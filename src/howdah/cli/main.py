@@ -130,6 +130,7 @@ def index(
             elif mask is not None and known[str(path.expanduser().resolve())].mask != mask:
                 raise InvalidInput(f"{path} is indexed with another mask; howdah collection remove it first")
             reports.append(docs.sync(path, embed=embed, on_progress=advance))
+        opened_store.maintain()
         whole = reports[0]
         for report in reports[1:]:
             whole.collections += report.collections

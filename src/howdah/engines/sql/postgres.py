@@ -32,9 +32,12 @@ from .embedded import EmbeddedServer
 from .pool import DRIVER_ERRORS, BorrowedPool, Connection, Connections, Pool, failed, run, translate
 from .postgres_table import PostgresTable
 from .setup import Setup, system_ddl
+from .text import MERGE_PARTS
 from .upkeep import merge_begin, merge_step, sweep_step
 
 T = TypeVar("T")
+ASKED = 4
+"""Parts of a text index above which upkeep that was asked for merges them."""
 log = logging.getLogger("howdah")
 RETRIES = 8
 STARTING = 60.0
@@ -357,19 +360,22 @@ class PostgresEngine:
             self._wake.clear()
             await asyncio.sleep(0.5)
             try:
-                await self.background()
+                await self._upkeep_round(MERGE_PARTS)
             except Error as error:
                 if not self._closed:
                     log.warning("upkeep will be tried again: %s", error)
 
     async def background(self) -> bool:
+        return await self._upkeep_round(ASKED)
+
+    async def _upkeep_round(self, parts: int) -> bool:
         did = False
         for table in list(self._tables.values()):
             if table.schema.ttl:
                 while await self.write(_guarded(table, "sweep", partial(sweep_step, table))):
                     did = True
-            if table.text is not None and await self.read(table.text.needs_merge):
-                if await self.write(_guarded(table, "merge", partial(merge_begin, table))):
+            if table.text is not None and await self.read(partial(table.text.needs_merge, parts)):
+                if await self.write(_guarded(table, "merge", partial(merge_begin, table, parts))):
                     start: str | None = ""
                     while start is not None:
                         start = await self.write(_guarded(table, "merge", partial(merge_step, table, start)))

@@ -15,9 +15,10 @@ from ...search import bm25
 from ...search.analyzer import contains_phrase
 from ...search.query import Clause
 from ...search.vectors import exact_distances, sparse_distance
-from ..base import Op, Stmt
+from ..base import Op, Rows, Stmt
 from .aggregate import aggregate
 from .dialect import Params, quote
+from .join import JoinPlan, join
 from .table import DOC, SqlTable
 
 EXACT = 5000
@@ -152,6 +153,10 @@ class SearchableTable(SqlTable):
     def search_text(self, text: str, where: Criteria | None, limit: int | None) -> Op[Found]:
         """The best rows by BM25."""
         return search_text(self, text, where, limit)
+
+    def join(self, other: SqlTable, **plan: Any) -> Op[Rows]:
+        """Rows of both tables, matched by equal columns."""
+        return join(self, other, JoinPlan(**plan))
 
     def aggregate(
         self, groups: Sequence[str], wanted: Mapping[str, Aggregate], where: Criteria | None

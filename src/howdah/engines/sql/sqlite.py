@@ -27,6 +27,8 @@ from .sqlite_table import SqliteTable
 from .writer import Item, Session, Turn, Writer
 
 T = TypeVar("T")
+ASKED = 4
+"""Parts of a text index above which upkeep that was asked for merges them."""
 _engines: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
 
 
@@ -337,8 +339,8 @@ class SqliteEngine:
     async def background(self) -> bool:
         """Do all upkeep that waits, now."""
         if self.inline:
-            return self._upkeep.run_all()
-        return await asyncio.get_running_loop().run_in_executor(None, self._upkeep.run_all)
+            return self._upkeep.run_all(ASKED)
+        return await asyncio.get_running_loop().run_in_executor(None, self._upkeep.run_all, ASKED)
 
     async def status(self) -> Status:
         size = 0

@@ -211,10 +211,10 @@ class TextIndex:
             joined = np.intersect1d(joined, other) if clause.phrase else np.union1d(joined, other)
         return joined
 
-    def needs_merge(self) -> Op[bool]:
-        """Whether enough parts wait to be merged."""
-        rows = yield Stmt(f"SELECT count(*) FROM (SELECT 1 FROM {self.stat} LIMIT {MERGE_PARTS + 1}) s")
-        return bool(rows[0][0] > MERGE_PARTS)
+    def needs_merge(self, parts: int = MERGE_PARTS) -> Op[bool]:
+        """Whether more than ``parts`` wait to be merged."""
+        rows = yield Stmt(f"SELECT count(*) FROM (SELECT 1 FROM {self.stat} LIMIT {parts + 1}) s")
+        return bool(rows[0][0] > parts)
 
     def merge_totals(self, part: int) -> Op[None]:
         """Replace the totals by their sum."""

@@ -18,6 +18,7 @@ from ...schema import Column
 from ..base import Op
 from .sqlite_table import SqliteTable
 from .table import SqlTable
+from .text import MERGE_PARTS
 
 if TYPE_CHECKING:
     from .sqlite import SqliteEngine
@@ -33,10 +34,10 @@ def sweep_step(table: SqlTable) -> Op[bool]:
     return (yield from table.sweep(SWEEP_BATCH)) == SWEEP_BATCH
 
 
-def merge_begin(table: SqlTable) -> Op[bool]:
-    """Sum up the totals if enough parts wait, which also marks the merge as begun."""
+def merge_begin(table: SqlTable, parts: int) -> Op[bool]:
+    """Sum up the totals if more than ``parts`` wait, which also marks the merge as begun."""
     assert table.text is not None
-    if not (yield from table.text.needs_merge()):
+    if not (yield from table.text.needs_merge(parts)):
         return False
     yield from table.text.merge_totals((yield from table.numbers.allocate(1))[0])
     return True
@@ -86,8 +87,8 @@ class UpkeepThread:
                 if not self._stop.is_set():
                     log.warning("upkeep will be tried again: %s", error)
 
-    def run_all(self) -> bool:
-        """Everything that waits; whether there was anything."""
+    def run_all(self, parts: int = MERGE_PARTS) -> bool:
+        """Everything that waits; whether there was anything. Postings are merged when more than ``parts`` lie apart."""
         engine = self._engine()
         if engine is None:
             return False
@@ -96,16 +97,16 @@ class UpkeepThread:
             for table in engine.tables():
                 if self._stop.is_set():
                     break
-                did = self._table(engine, table) or did
+                did = self._table(engine, table, parts) or did
         return did
 
-    def _table(self, engine: SqliteEngine, table: SqliteTable) -> bool:
+    def _table(self, engine: SqliteEngine, table: SqliteTable, parts: int) -> bool:
         did = False
         if table.schema.ttl:
             while not self._stop.is_set() and engine.writer.write_here(lambda: sweep_step(table)):
                 did = True
-        if table.text is not None and engine.read_here(table.text.needs_merge):
-            if engine.writer.write_here(lambda: merge_begin(table)):
+        if table.text is not None and engine.read_here(partial(table.text.needs_merge, parts)):
+            if engine.writer.write_here(lambda: merge_begin(table, parts)):
                 start: str | None = ""
                 while start is not None and not self._stop.is_set():
                     start = engine.writer.write_here(partial(merge_step, table, start))
