@@ -44,6 +44,7 @@ class AsyncTable(Generic[R]):
         ]
         self._by_name = dict(self._checkers)
         self._read: Callable[[Sequence[Any]], dict[str, Any]] = self._ops.reader(schema.names)
+        self._read_key: Callable[[Sequence[Any]], dict[str, Any]] = self._ops.reader(schema.key)
         self._searching = Searching(self._schema, self._ops)
         self._c = Columns(schema)
         self._fixed: dict[str, Any] = {}
@@ -158,8 +159,9 @@ class AsyncTable(Generic[R]):
 
     def _public_key(self, key: Sequence[Any]) -> Any:
         """A driver key as callers see it: the value, or a tuple."""
-        values = tuple(self._ops.reader(self._schema.key)(key).values())
-        return values[0] if len(values) == 1 else values
+        if len(key) == 1:
+            return self._read_key(key)[self._schema.key[0]]
+        return tuple(self._read_key(key).values())
 
     def _row(self, driver: Sequence[Any]) -> R:
         found = self._read(driver)

@@ -56,7 +56,7 @@ def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
 
 def exact_distances(rows: Sequence[np.ndarray], query: np.ndarray, metric: str) -> list[float]:
     """As ``distances``, in double precision and row by row, so that a row's value depends on nothing else."""
-    matrix, wanted = np.stack(rows).astype(np.float64), query.astype(np.float64)
+    matrix, wanted = np.array(rows, np.float64), query.astype(np.float64)
     if metric == "l2":
         return np.sqrt(((matrix - wanted) ** 2).sum(axis=1)).tolist()  # type: ignore[no-any-return]  # floats
     dots = (matrix * wanted).sum(axis=1)
