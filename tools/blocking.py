@@ -133,7 +133,8 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
 def twin(node: ast.ClassDef) -> str:
     """The blocking twin of a class."""
     name = rename(node.name)
-    bases = ", ".join(ast.unparse(b) for b in node.bases)
+    # Of its bases a twin only needs the type variables.
+    bases = ", ".join(f"Generic[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
     parameters = "".join(f"[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
     doc = rename(ast.get_docstring(node, clean=False) or "").replace("async with", "with").replace("async for", "for")
     lines = [f'class {name}{f"({bases})" if bases else ""}:\n    """{doc}"""\n']
@@ -189,7 +190,11 @@ def module_text(module: str, source: str) -> str:
         own |= {t.id for t in targets if isinstance(t, ast.Name)}
     body = "\n\n".join(twin(c) for c in classes)
     lines = [HEADER.format(doc=doc, module=source.replace("/", "."))]
-    lines += ["from __future__ import annotations", "from collections.abc import Iterator", "from typing import Self"]
+    lines += [
+        "from __future__ import annotations",
+        "from collections.abc import Iterator",
+        "from typing import Generic, Self",
+    ]
     lines += imports(tree, source)
     lines += [
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)

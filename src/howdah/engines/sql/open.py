@@ -45,13 +45,13 @@ async def open_memory(url: Url, *, inline: bool, options: dict[str, Any]) -> Sql
 
 async def open_postgres(url: Url, *, inline: bool, options: dict[str, Any]) -> Any:
     """A Postgres server."""
-    from .postgres import open_server  # the driver is an extra
+    from .open_postgres import open_server  # the driver is an extra
 
     return await open_server(url, options)
 
 
 async def open_embedded(url: Url, *, inline: bool, options: dict[str, Any]) -> Any:
     """A Postgres that a wheel brought, in a directory."""
-    from .postgres import open_directory
+    from .open_postgres import open_directory
 
     return await open_directory(url, options)
