@@ -41,3 +41,14 @@ def test_abilities(store: Store, engine: str) -> None:
     assert status.engine == ("postgres" if engine in ("pg", "server") else "sqlite")
     assert status.version
     assert "@" not in status.place or "***" in status.place or "postgres@" in status.place
+
+
+def test_behind_a_pooler_nothing_relies_on_the_session(servers: Any) -> None:
+    with howdah.connect(f"{servers.server()}?schema=pooled&pooler=true") as store:
+        vectors = store.vectors("v", dim=2, text=["content"])
+        vectors.put_many([howdah.Vector(f"k{i}", [i, 1], content="word") for i in range(50)])
+        assert len(vectors.search([1, 1], limit=50)) == 50
+        assert len(vectors.search(text="word", limit=None)) == 50
+        with store.transaction():
+            store.kv().put("a", 1)
+        assert store.kv().get("a") == 1
