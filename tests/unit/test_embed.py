@@ -93,11 +93,12 @@ def test_an_openai_endpoint(endpoint: str) -> None:
 def test_the_bundled_model_knows_meaning() -> None:
     embedder = open_embedder("bundled")
     assert embedder is not None
-    texts = ["How do I rotate the API keys?", "Replacing credentials regularly", "A recipe for tomato soup", ""]
+    texts = ["A man is eating food.", "A man is eating a piece of bread.", "A cheetah is running behind its prey.", ""]
     found = asyncio.run(embedder.embed(texts))
     assert found.shape == (4, 384)
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-3)
-    assert cosine(found[0], found[1]) > cosine(found[0], found[2]) + 0.15
+    assert cosine(found[0], found[1]) > 0.7  # the full-precision model gives 0.755 and 0.14
+    assert cosine(found[0], found[2]) < 0.2
     again = asyncio.run(embedder.embed(texts[:1]))
     assert cosine(again[0], found[0]) > 0.99
 

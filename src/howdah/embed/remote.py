@@ -89,7 +89,8 @@ class OpenAIEmbedder:
             rows = sorted(found["data"], key=lambda row: row["index"])
             return [row["embedding"] for row in rows]
         except urllib.error.HTTPError as error:
-            text = error.read(500).decode(errors="replace")
+            with error:
+                text = error.read(500).decode(errors="replace")
             if error.code == 429 or error.code >= 500:
                 after = error.headers.get("Retry-After")
                 raise _Later(f"HTTP {error.code}", float(after) if after and after.isdigit() else None) from error

@@ -36,6 +36,7 @@ except ImportError:  # pragma: no cover - Windows
 
 MAJOR: Final = "18"
 START_TIMEOUT: Final = 60.0
+LOOKS: Final = 10
 SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -145,19 +146,29 @@ class EmbeddedServer:
         with self._exclusive():
             os.close(self._users)
             self._users = None
-            handle = os.open(self.root / "users.lock", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not self._alone():
                 return
-            else:
-                self._stop()
-            finally:
-                os.close(handle)
+            self._stop()
         for child in (self._process, self._reaper):
             if child is not None:
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(10)
+
+    def _alone(self) -> bool:
+        """Whether nobody uses the directory any more. The reaper takes the lock for an instant, too: look again."""
+        assert fcntl is not None
+        handle = os.open(self.root / "users.lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for _ in range(LOOKS):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    time.sleep(0.001)
+                else:
+                    return True
+            return False
+        finally:
+            os.close(handle)
 
     # Directory ---------------------------------------------------------------------------------------------------
 
