@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .check import check_sparse, check_vector
@@ -205,7 +205,5 @@ class Searching:
 
 def _as_float(column: Column) -> Any:
     """A query is never rounded to the column's integers."""
-    from dataclasses import replace
-
     assert column.vector is not None
     return replace(column.vector, dtype="float32") if column.vector.dtype == "int8" else column.vector

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .errors import InvalidValue
@@ -78,13 +78,3 @@ def candidates(leg: Leg, limit: int) -> int:
     if isinstance(leg.candidates, bool) or not isinstance(leg.candidates, int) or leg.candidates < limit:
         raise InvalidValue(f"candidates={leg.candidates!r}: expected an integer of at least the limit, {limit}")
     return leg.candidates
-
-
-@dataclass(slots=True)
-class Answer:
-    """A search as the table hands it to a store, before rows become hits."""
-
-    rows: list[tuple[dict[str, Any], float, float | None, tuple[Match, ...]]] = field(default_factory=list)
-    plan: dict[str, str] = field(default_factory=dict)
-    reach: float = 1.0
-    terms: dict[str, int] = field(default_factory=dict)

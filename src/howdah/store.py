@@ -11,7 +11,7 @@ from . import registry
 from .corpus.chunking import Chunking
 from .corpus.corpus import AsyncCorpus
 from .engines.base import Capabilities, Engine, Node, Status, current, innermost
-from .errors import InvalidInput, InvalidName, TransactionError
+from .errors import Conflict, InvalidInput, InvalidName, TransactionError
 from .naming import physical_name
 from .rows import RowType, row_type
 from .schema import ClientKeys, build
@@ -197,8 +197,6 @@ class AsyncStore:
 
     async def transact(self, fn: Callable[[AsyncStore], Coroutine[Any, Any, T]], *, retries: int = 3) -> T:
         """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        from .errors import Conflict
-
         for attempt in range(retries + 1):
             try:
                 async with self.transaction() as tx:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
-from .errors import InvalidInput, InvalidName, InvalidValue
+from .errors import InvalidName, InvalidValue
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -223,10 +223,3 @@ def simple_fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     return "".join(f if len(f := c.casefold()) == 1 else (low if len(low := c.lower()) == 1 else c) for c in text)
-
-
-def as_mapping(value: object, what: str) -> Mapping[str, Any]:
-    """Return ``value`` if it is a mapping; else raise ``InvalidInput``."""
-    if not isinstance(value, Mapping):
-        raise InvalidInput(f"{what}: expected a mapping, got {type(value).__name__}")
-    return value

@@ -98,11 +98,6 @@ def token_count(text: str) -> int:
     return wide + (len(text) - wide + 3) // 4
 
 
-def is_code(path: str) -> bool:
-    """Whether a path names source code that is cut by its definitions."""
-    return any(path.endswith(s) for s in _SUFFIXES)
-
-
 @dataclass(slots=True)
 class _Line:
     start: int

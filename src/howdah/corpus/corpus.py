@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ..criteria import And, Compare, Criteria, In, Prefix, Where, resolve
+from ..criteria import And, Compare, Criteria, In, Like, Prefix, Where, resolve
 from ..embed import Embedder, open_embedder
 from ..embed.base import fingerprint
 from ..engines.base import Engine
 from ..errors import Ambiguous, InvalidInput, ModelUnavailable, NotFound, UnknownCollection
 from ..pages import check_limit
 from ..search.query import parse
+from ..stores.common import moment
 from ..stores.records import AsyncRecords
 from ..table import AsyncTable
 from ..values import check_text
@@ -233,8 +235,6 @@ class AsyncCorpus:
         check_text(text, f"{collection}/{path}")
         if collection not in {c.name for c in await self._collections.list()}:
             await self._collections.add(collection)
-        from ..stores.common import moment
-
         now = moment(self._engine.now())
         state = {"size": len(text.encode()), "mtime": 0, "inode": 0, "seen": 0, "created": now, "modified": now}
         await self._indexer.write([self._indexer.prepare(collection, path, text, **state)], self._vector_tables())
@@ -380,16 +380,12 @@ class AsyncCorpus:
         if rest:
             steps.append(And((Compare("collection", "=", collection), Compare("path", "=", rest))))
         if not text.startswith((SCHEME, "//")):
-            from ..criteria import Like
-
             steps.append(Compare("path", "=", path))
             escaped = path.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             steps.append(Like("path", f"%/{escaped}"))
         return steps
 
     async def _similar(self, text: str) -> str:
-        import difflib
-
         name = text.rpartition("/")[2]
         rows = await self._tables.documents.query(select=["collection", "path"], limit=20_000).all()
         by_name = {f"{r['collection']}/{r['path']}": r["path"].rpartition("/")[2] for r in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from ..criteria import And, Criteria, In
 from ..engines.base import Engine, innermost
@@ -18,7 +18,6 @@ from .model import Hit
 from .tables import CorpusTables
 
 Key = tuple[str, str]
-BOTH: Final = ("text", "vector")
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -147,6 +147,3 @@ def innermost(engine: Engine) -> Node | None:
     while node is not None and (node.engine is not engine or node.done):
         node = node.parent
     return node
-
-
-Options = Mapping[str, Any]

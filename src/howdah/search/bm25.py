@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -252,6 +252,3 @@ def best(ids: np.ndarray, scores: np.ndarray, count: int) -> tuple[np.ndarray, n
 def weights_array(weights: Mapping[str, float]) -> np.ndarray:
     """Column weights in declared order."""
     return np.array(list(weights.values()), np.float64)
-
-
-Explain = dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -138,8 +138,6 @@ class AsyncVectors(Generic[R]):
     @property
     def capabilities(self) -> Capabilities:
         """What this store can do."""
-        from dataclasses import replace
-
         schema = self._known.schema if self._known is not None else None
         sparse = bool(schema and schema.sparse_vectors)
         dense = schema is None or bool(schema.vectors)

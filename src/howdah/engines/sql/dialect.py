@@ -79,7 +79,6 @@ class SqliteDialect:
     """SQLite 3.45 or later, with Howdah's collation and functions registered on the connection."""
 
     name = "sqlite"
-    json_number = ("integer", "real")
 
     def placeholder(self, number: int, kind: str) -> str:
         return f"?{number}"

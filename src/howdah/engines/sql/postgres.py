@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import time
@@ -65,7 +66,6 @@ class PostgresEngine:
         self._tables: dict[str, PostgresTable] = {}
         self._upkeep: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._schema_ready = False
 
     def now(self) -> float:
         return self._clock() if self._clock is not None else time.time() + self._offset
@@ -417,8 +417,6 @@ class PostgresSnapshot:
 
 
 def _empty_context() -> Any:
-    import contextvars
-
     return contextvars.Context()
 
 

@@ -51,7 +51,6 @@ class ReadableTable:
         schema, q = self.schema, quote
         stored = [*schema.names, *self.hidden]
         kinds = [c.kind for c in schema.columns] + ["integer"] * len(self.hidden)
-        self._stored, self._kinds = stored, kinds
         columns = ", ".join(map(q, stored))
         key = ", ".join(map(q, schema.key))
         marks = ", ".join(self.dialect.placeholder(i, k) for i, k in enumerate(kinds, 1))
@@ -73,7 +72,6 @@ class ReadableTable:
             now = self.dialect.placeholder(len(stored) + 1, "timestamp")
             self._create = f"{into} {source} ON CONFLICT ({key}) DO UPDATE SET {sets} WHERE t.{q(schema.ttl)} <= {now} RETURNING {key}"
         self._selection = ", ".join(f"t.{q(n)}" for n in schema.names)
-        single = schema.by_name[schema.key[0]]
         live = ""
         if schema.ttl:
             live = f" AND (t.{q(schema.ttl)} IS NULL OR t.{q(schema.ttl)} > {self.dialect.placeholder(len(schema.key) + 1, 'timestamp')})"
@@ -81,7 +79,7 @@ class ReadableTable:
             f"t.{q(k)} = {self.dialect.placeholder(i, schema.by_name[k].kind)}" for i, k in enumerate(schema.key, 1)
         )
         self._get = {schema.names: f"SELECT {self._selection} FROM {self.name} t WHERE {same}{live}"}
-        self._same, self._live, self._single_kind = same, live, single.kind
+        self._same, self._live = same, live
 
     def _kept(self, column: str) -> str:
         """What a replacement writes into a column."""

@@ -16,8 +16,6 @@ from .compile import SqlDialect
 from .dialect import SqliteDialect, quote, text_literal
 from .table import BATCH, DOC, SqlTable, version_column
 
-SYSTEM_VERSION = 1
-
 
 def system_ddl(dialect: SqlDialect) -> list[str]:
     """Statements that create the bookkeeping tables."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import Error
 from ...schema import Column
-from ..base import Op
+from ..base import Op, Stmt
 from .sqlite_table import SqliteTable
 from .table import SqlTable
 from .text import MERGE_PARTS
@@ -157,7 +157,6 @@ def _only_one(path: Path) -> Iterator[bool]:
 
 def _remove_orphans(engine: SqliteEngine, folder: Path, name: str) -> None:
     """Delete files that no record names: left by a crash, or replaced. Open ones stay readable until closed."""
-    from ..base import Stmt
 
     def listed() -> Op[set[str]]:
         rows = yield Stmt("SELECT file FROM _howdah_segments WHERE name = ?1", (name,))
