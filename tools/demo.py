@@ -49,22 +49,22 @@ def roots() -> list[Path]:
 def documents() -> Iterator[tuple[str, str]]:
     """Markdown and reStructuredText files, then the documentation inside Python modules, each text once."""
     seen: set[str] = set()
-    for pick in (_files, _docstrings):
-        for name, text in pick():
+    for pick, few in ((_files, FEW), (_docstrings, FEW), (_files, None), (_docstrings, None)):
+        for name, text in pick(few):
             digest = hashlib.sha256(text.encode()).hexdigest()
             if digest not in seen:
                 seen.add(digest)
                 yield name, text
 
 
-def _walk(suffixes: tuple[str, ...]) -> list[Path]:
+def _walk(suffixes: tuple[str, ...], few: int | None) -> list[Path]:
     """Files from all over the machine: few of each folder, in an order that mixes them."""
     found: list[Path] = []
     for root in roots():
         for folder, folders, files in os.walk(root):
             folders[:] = sorted(f for f in folders if f not in ("proc", "sys", "__pycache__"))
             fitting = sorted(f for f in files if f.endswith(suffixes))
-            found += [Path(folder) / f for f in fitting[:FEW]]
+            found += [Path(folder) / f for f in fitting[:few]]
     random.Random(1).shuffle(found)
     return found
 
@@ -76,18 +76,18 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _files() -> Iterator[tuple[str, str]]:
-    for path in _walk(SUFFIXES):
+def _files(few: int | None) -> Iterator[tuple[str, str]]:
+    for path in _walk(SUFFIXES, few):
         text = _read(path)
         if text is not None and "\0" not in text:
             yield f"{path.parent.name}-{path.name}", text
 
 
-def _docstrings() -> Iterator[tuple[str, str]]:
+def _docstrings(few: int | None) -> Iterator[tuple[str, str]]:
     import ast
     import warnings
 
-    for path in _walk((".py",)):
+    for path in _walk((".py",), few):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
