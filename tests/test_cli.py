@@ -117,7 +117,8 @@ def test_embedding_from_the_command_line(home: Path) -> None:
         (["search", "x", "--mode", "magic"], 2, "magic"),
         (["search", "x", "-n", "-3"], 2, "limit"),
         (["search", "x", "--store", "nope://"], 2, "no engine"),
-        (["search", "x", "--store", "/no/such/dir/x.db"], 1, "does not exist|No such file"),
+        (["search", "x", "--store", "/no/such/dir/x.db"], 1, "no store"),
+        (["status", "--store", ""], 2, "empty"),
         (["search", "x", "-c", "nope"], 1, "nope"),
         (["index", "missing"], 2, "missing"),
         (["index"], 2, "PATH"),
@@ -131,6 +132,7 @@ def test_embedding_from_the_command_line(home: Path) -> None:
 def test_mistakes_are_one_line_and_a_status(home: Path, arguments: list[str], status: int, message: str) -> None:
     import re
 
+    told(howdah(home, "index", "docs", "--json"))
     done = howdah(home, *arguments)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
@@ -153,6 +155,13 @@ def test_migrations_can_be_printed_checked_and_applied(home: Path) -> None:
     assert told(howdah(home, "index", "docs", "--store", "m.db", "--json"))["added"] == 2
     assert howdah(home, "migrate", "--store", "n.db").returncode == 0
     assert howdah(home, "migrate", "--check", "--store", "n.db").returncode == 0
+
+
+def test_looking_makes_no_store(home: Path) -> None:
+    for command in (["search", "x"], ["status"], ["ls"], ["get", "x.md"], ["sync"]):
+        done = howdah(home, *command, "--store", "typo.db")
+        assert (done.returncode, "no store typo.db" in done.stderr) == (1, True)
+    assert not (home / "typo.db").exists()
 
 
 def test_version_and_help(home: Path) -> None:

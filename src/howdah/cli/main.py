@@ -52,13 +52,18 @@ def default_store() -> str:
 
 
 @contextmanager
-def opened(url: str | None, *, create: bool = True) -> Iterator[Store]:
-    """The store, closed at the end."""
+def opened(url: str | None, *, create: bool = True, there: bool = False) -> Iterator[Store]:
+    """The store, closed at the end; with ``there`` it must exist, so that looking at a mistyped file makes none."""
     from ..blocking.connect import connect
+    from ..urls import parse
 
     if url is not None and not url.strip():
         raise InvalidInput("--store (or HOWDAH_URL) is empty: give a URL, or leave it out")
-    with connect(url or default_store(), create=create) as store:
+    place = url or default_store()
+    parsed = parse(place)
+    if there and parsed.scheme == "sqlite" and not Path(parsed.rest).exists():
+        raise NotFound(f"no store {parsed.rest}: index a folder into it first, howdah index PATH")
+    with connect(place, create=create) as store:
         yield store
 
 
@@ -154,7 +159,7 @@ def sync(
     json: JsonOption = False,
 ) -> None:
     """Bring every indexed folder up to date."""
-    with opened(store) as opened_store, progress(json) as advance:
+    with opened(store, there=True) as opened_store, progress(json) as advance:
         report = corpus_of(opened_store, corpus, embedder).sync(
             collections=collection, checksum=checksum, embed=embed, on_progress=advance
         )
@@ -172,7 +177,7 @@ def embed(
     json: JsonOption = False,
 ) -> None:
     """Make the vectors that documents lack."""
-    with opened(store) as opened_store, progress(json) as advance:
+    with opened(store, there=True) as opened_store, progress(json) as advance:
         report = corpus_of(opened_store, corpus, embedder).embed(collections=collection, on_progress=advance)
     if json:
         emit_json(report)
@@ -202,7 +207,7 @@ def search(
     json: JsonOption = False,
 ) -> None:
     """Find documents by words and by meaning."""
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         hits = corpus_of(opened_store, corpus, embedder).search(
             query,
             mode=mode,
@@ -281,7 +286,7 @@ def get(
         start = int(found[2]) if start is None else start
         count = int(found[3]) if count is None and found[3] else count
     lines = None if start is None and count is None else (start or 1, count)
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         document = opened_store.corpus(corpus, embedder=None).get(ref, lines=lines)
     if json:
         emit_json(document)
@@ -300,7 +305,7 @@ def ls(
     json: JsonOption = False,
 ) -> None:
     """List documents."""
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         found = opened_store.corpus(corpus, embedder=None).ls(prefix)
     if json:
         emit_json(found)
@@ -319,7 +324,7 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Show where the data is and what it holds."""
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         engine = opened_store.status()
         held = corpus_of(opened_store, corpus, embedder).status()
     if json:
@@ -393,7 +398,7 @@ def collection_add(
 @collections.command("list")
 def collection_list(store: StoreOption = None, corpus: CorpusOption = "default", json: JsonOption = False) -> None:
     """List the collections."""
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         found = opened_store.corpus(corpus, embedder=None).collections.list()
     if json:
         emit_json(found)
@@ -412,7 +417,7 @@ def collection_remove(
     json: JsonOption = False,
 ) -> None:
     """Remove a collection with its documents; the files stay."""
-    with opened(store) as opened_store:
+    with opened(store, there=True) as opened_store:
         count = opened_store.corpus(corpus).collections.remove(name)
     if json:
         emit_json({"removed": name, "documents": count})
