@@ -18,7 +18,7 @@ from .query import AsyncQuery
 from .rows import RowType
 from .schema import Schema
 from .search.fusion import Fusion
-from .values import MISSING
+from .values import MISSING, as_list
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class AsyncTable(Prepared[R]):
         """Put many rows at once, all or none; ``result[i]`` belongs to ``rows[i]``. Of equal keys the last wins."""
         if isinstance(rows, (str, bytes, Mapping)):
             raise InvalidInput(f"{self._schema.name}: put_many takes an iterable of rows, got {type(rows).__name__}")
-        stored = [self._stored(row, f"row {i}") for i, row in enumerate(rows)]
+        stored = [self._stored(row, f"row {i}") for i, row in enumerate(as_list(rows, "put_many"))]
         if not stored:
             return []
         driver = await self.put_stored(stored)
@@ -255,7 +255,7 @@ class AsyncTable(Prepared[R]):
 
     async def delete_many(self, keys: Iterable[Any]) -> int:
         """Delete by keys, all in one transaction; how many were there."""
-        found = list(dict.fromkeys(self._driver_key(k) for k in keys))
+        found = list(dict.fromkeys(self._driver_key(k) for k in as_list(keys, "delete_many")))
         return int(await self._write(lambda: self._ops.delete(found))) if found else 0
 
     async def delete_where(self, where: Where) -> int:
@@ -287,7 +287,7 @@ class AsyncTable(Prepared[R]):
 
     async def get_many(self, keys: Iterable[Any]) -> dict[Any, R]:
         """The rows found, by key value (or tuple), in the order asked."""
-        wanted = list(dict.fromkeys(self._driver_key(k) for k in keys))
+        wanted = list(dict.fromkeys(self._driver_key(k) for k in as_list(keys, "get_many")))
         if not wanted:
             return {}
         rows = await self.reading(lambda: self._ops.get_many(wanted, self._schema.names))

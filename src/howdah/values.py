@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
-from .errors import InvalidName, InvalidValue
+from .errors import InvalidInput, InvalidName, InvalidValue
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -223,3 +223,10 @@ def simple_fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     return "".join(f if len(f := c.casefold()) == 1 else (low if len(low := c.lower()) == 1 else c) for c in text)
+
+
+def as_list(values: Any, what: str) -> list[Any]:
+    """The items of an iterable that is no text; else ``InvalidInput`` saying what was expected."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{what}: expected a list or another iterable, got {type(values).__name__}")
+    return list(values)

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 
 import howdah
-from howdah import Closed, Error, InvalidValue, SetupRequired, Store, TransactionError, Vector
+from howdah import Closed, Error, InvalidInput, InvalidValue, SetupRequired, Store, TransactionError, Vector
 from tests.conftest import Clock, open_store
 
 
@@ -318,3 +318,22 @@ def test_closing_during_a_transaction_of_another_task_waits(url_for: Callable[[s
             await task
 
     asyncio.run(main())
+
+
+def test_wrong_containers_are_told(store: Store) -> None:
+    table, kv, records = store.table("docs", Doc, key="id"), store.kv(), store.records()
+    bad: Any
+    for bad in (5, None, "text", b"x"):
+        for call in (
+            kv.put_many,
+            kv.get_many,
+            kv.delete_many,
+            records.put_many,
+            records.get_many,
+            records.delete_many,
+            table.put_many,
+            table.get_many,
+            table.delete_many,
+        ):
+            with pytest.raises(InvalidInput):
+                call(bad)

@@ -16,7 +16,7 @@ from ..query import AsyncQuery
 from ..rows import RowType
 from ..schema import Column, build
 from ..table import AsyncTable
-from ..values import DELETE, INT_MAX, INT_MIN, check_json, decode_json, encode_json
+from ..values import DELETE, INT_MAX, INT_MIN, as_list, check_json, decode_json, encode_json
 from .common import Duration, Versioned, check_key, expiry, new_version, put_if, read_version, show_version
 
 Key = str | int
@@ -105,7 +105,7 @@ class AsyncKV:
         self, items: Mapping[Any, Any] | Iterable[tuple[Any, Any]], *, ttl: Duration | None = None
     ) -> None:
         """Store many, all or none; of equal keys the last wins."""
-        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        pairs = as_list(items.items() if isinstance(items, Mapping) else items, "put_many")
         if any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
             raise InvalidInput("put_many takes a mapping or (key, value) pairs")
         due = expiry(ttl, self._engine.now())
@@ -136,7 +136,7 @@ class AsyncKV:
 
     async def get_many(self, keys: Iterable[Key]) -> dict[Any, Any]:
         """The values found, by key, in the order asked."""
-        wanted = list(dict.fromkeys(self._key(k) for k in keys))
+        wanted = list(dict.fromkeys(self._key(k) for k in as_list(keys, "get_many")))
         if not wanted:
             return {}
         rows = await self._table.reading(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
@@ -237,7 +237,7 @@ class AsyncKV:
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """Delete keys, all in one transaction; how many were there."""
-        found = list(dict.fromkeys((self._key(k),) for k in keys))
+        found = list(dict.fromkeys((self._key(k),) for k in as_list(keys, "delete_many")))
         return int(await self._table._write(lambda: self._ops.delete(found))) if found else 0
 
     async def clear(self) -> int:

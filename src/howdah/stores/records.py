@@ -15,7 +15,7 @@ from ..pages import Page
 from ..rows import RowType
 from ..schema import Column, build
 from ..table import AsyncTable
-from ..values import DELETE, encode_json
+from ..values import DELETE, as_list, encode_json
 from .common import (
     Duration,
     Versioned,
@@ -120,7 +120,7 @@ class AsyncRecords:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The records found, by key, in the order asked."""
-        wanted = list(dict.fromkeys(self._key(k) for k in keys))
+        wanted = list(dict.fromkeys(self._key(k) for k in as_list(keys, "get_many")))
         if not wanted:
             return {}
         rows = await self._table.reading(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
@@ -136,7 +136,7 @@ class AsyncRecords:
         self, items: Mapping[str, dict[str, Any]] | Iterable[tuple[str, dict[str, Any]]], *, ttl: Duration | None = None
     ) -> None:
         """Create or overwrite many, all or none; of equal keys the last wins."""
-        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        pairs = as_list(items.items() if isinstance(items, Mapping) else items, "put_many")
         if any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
             raise InvalidInput("put_many takes a mapping or (key, value) pairs")
         rows = {row[0]: row for row in (self._row(k, v, ttl) for k, v in pairs)}
@@ -156,7 +156,7 @@ class AsyncRecords:
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete many in one transaction; how many were there."""
-        found = list(dict.fromkeys((self._key(k),) for k in keys))
+        found = list(dict.fromkeys((self._key(k),) for k in as_list(keys, "delete_many")))
         return int(await self._table._write(lambda: self._ops.delete(found))) if found else 0
 
     async def list(
