@@ -157,13 +157,13 @@ class ColumnRef:
     def _compare(self, op: str, value: Any) -> Criteria:
         return condition(self._name, op, value, self._path)
 
-    def __eq__(self, value: object) -> Criteria:  # type: ignore[override]
+    def __eq__(self, value: object) -> Criteria:  # type: ignore[override]  # a criterion, not a bool
         return self._compare("=", value)
 
-    def __ne__(self, value: object) -> Criteria:  # type: ignore[override]
+    def __ne__(self, value: object) -> Criteria:  # type: ignore[override]  # a criterion, not a bool
         return self._compare("!=", value)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # == makes a criterion
 
     def __lt__(self, value: Any) -> Criteria:
         return self._compare("<", value)

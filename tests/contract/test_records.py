@@ -260,7 +260,6 @@ def test_async_mutate_runs_again_after_a_race(store: Store) -> None:
     async def change(value: Any) -> Any:
         runs.append(1)
         if len(runs) < 3:
-            records._async._engine  # noqa: B018 touched so that the closure is plain
             other.put("k", {"n": 10 * len(runs)})
         return {"n": value["n"] + 1}
 
