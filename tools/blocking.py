@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "howdah"
 SOURCES = {
     "query": "query",
+    "changes": "changes",
     "table": "table",
     "kv": "stores/kv",
     "records": "stores/records",
@@ -103,9 +104,11 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     special = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
     if (name.startswith("_") and name not in special) or (cls == "AsyncStore" and name in ("transact", "close")):
         return None
-    if name in ("key_of", "put_stored", "mapped", "stream_snapshot"):
+    if name in ("key_of", "put_stored", "mapped", "polled", "reading", "resync", "stream_snapshot"):
         return None
     result = rename(ast.unparse(node.returns)) if node.returns else "None"
+    if name == "subscribe":
+        return subscription(node)
     signature = rename(ast.unparse(node.args))
     doc = ast.get_docstring(node, clean=False)
     body_doc = f'        """{rename(doc)}"""\n' if doc else ""
@@ -128,6 +131,17 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     if twin:
         return f"{head}        return {rename(twin)}({inner}, self._run)\n"
     return f"{head}        return {inner}\n"
+
+
+def subscription(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """The blocking twin of ``subscribe``, which needs a thread."""
+    names = [a.arg for a in node.args.kwonlyargs if a.arg != "poll"]
+    passed = ", ".join(n for n in names)
+    return (
+        f"    def subscribe({rename(ast.unparse(node.args))}) -> Callable[[], None]:\n"
+        f'        """{ast.get_docstring(node, clean=False)}"""\n'
+        f"        return subscribed(self.changes({passed}), callback, poll)\n"
+    )
 
 
 def twin(node: ast.ClassDef) -> str:
@@ -200,6 +214,7 @@ def module_text(module: str, source: str) -> str:
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
     ]
     lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
+    lines += ["from .subscription import subscribed"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "store":
         lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         Blob as Blob,
         Blobs as Blobs,
     )
+    from .blocking.changes import (
+        Changes as Changes,
+    )
     from .blocking.connect import (
         connect as connect,
     )
@@ -44,6 +47,10 @@ if TYPE_CHECKING:
     from .blocking.vectors import (
         Vectors as Vectors,
     )
+    from .changes import (
+        AsyncChanges as AsyncChanges,
+        Change as Change,
+    )
     from .corpus.corpus import (
         AsyncCorpus as AsyncCorpus,
     )
@@ -67,6 +74,7 @@ if TYPE_CHECKING:
         InvalidName as InvalidName,
         InvalidPath as InvalidPath,
         InvalidValue as InvalidValue,
+        Lagged as Lagged,
         LimitExceeded as LimitExceeded,
         ModelUnavailable as ModelUnavailable,
         NoCoveringIndex as NoCoveringIndex,
@@ -140,6 +148,7 @@ __version__: Final = "0.1.0"
 _WHERE: Final = {
     "aggregates": "avg_ count_ max_ min_ sum_",
     "blocking.blobs": "Blob Blobs",
+    "blocking.changes": "Changes",
     "blocking.connect": "connect",
     "blocking.corpus": "Corpus",
     "blocking.kv": "KV",
@@ -148,10 +157,11 @@ _WHERE: Final = {
     "blocking.store": "Store",
     "blocking.table": "Table",
     "blocking.vectors": "Vectors",
+    "changes": "AsyncChanges Change",
     "corpus.corpus": "AsyncCorpus",
     "errors": "Ambiguous BackendError Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
     " EmptyCriteria Error Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
-    " InvalidValue LimitExceeded ModelUnavailable NoCoveringIndex NotFound QuerySyntaxError SetupRequired StartupError"
+    " InvalidValue Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound QuerySyntaxError SetupRequired StartupError"
     " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported",
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",

@@ -136,6 +136,14 @@ class SetupRequired(Error):
         self.findings = findings
 
 
+class Lagged(Error):
+    """Changes were lost to a reader that came too late. ``cursor`` is where it can go on after reading the rows again."""
+
+    def __init__(self, message: str, *, cursor: str) -> None:
+        super().__init__(message)
+        self.cursor = cursor
+
+
 class Closed(Error):
     """The store was closed before the call."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from copy import copy
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from . import aggregates, joins
+from .changes import AsyncChanges, Change, subscribe
 from .criteria import Columns, Criteria, Order, Where, resolve_order
 from .engines.base import Engine, Op, Work, innermost
 from .errors import InvalidInput, MissingTable
@@ -443,6 +445,23 @@ class AsyncTable(Prepared[R]):
         view: AsyncTable[R] = copy(self)
         view._fixed = {**self._fixed, **{n: self._by_name[n](v) for n, v in columns.items()}}
         return view
+
+    def changes(self, where: Where | None = None, *, since: str | None = None) -> AsyncChanges[R]:
+        """Committed changes of rows that match ``where`` (before or after), from every process, in commit order.
+
+        ``async for change in table.changes()`` goes on for ever; ``since`` is the ``cursor`` of an earlier change, kept for
+        24 hours. A table that nobody has watched for a day pays nothing.
+        """
+        return AsyncChanges(self, self._criteria(where), since)
+
+    async def subscribe(
+        self, callback: Callable[[Change[R]], Any], *, where: Where | None = None, poll: float | timedelta = 1
+    ) -> Callable[[], None]:
+        """Call ``callback(change)`` for every change from now on; the function returned ends it at once.
+
+        A failing callback is logged. Where nothing is pushed, other processes' changes come at most ``poll`` seconds late.
+        """
+        return await subscribe(self.changes(where).polled(poll), callback)
 
     async def search(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
+from ..changes import Change
 from ..criteria import Columns, Where
 from ..engines.base import Capabilities
 from ..pages import Page
@@ -13,7 +15,9 @@ from ..stores.common import (
     Versioned,
 )
 from ..stores.records import AsyncRecords, Entry
+from .changes import Changes
 from .runner import Runner, iterate
+from .subscription import subscribed
 from .table import Table
 
 
@@ -112,6 +116,19 @@ class Records:
     def put_versioned(self, key: str, value: Any, *, version: str | None, ttl: Duration | None = None) -> bool:
         """Write only if the version still holds (``None``: absent); ``howdah.DELETE`` deletes; ``False`` when it lost."""
         return self._run(self._async.put_versioned(key, value, version=version, ttl=ttl))
+
+    def changes(self, prefix: str = "", *, since: str | None = None) -> Changes[dict[str, Any]]:
+        """Committed changes of the records under a prefix, from every process, in commit order; values as ``old`` and ``new``.
+
+        ``since`` is the ``cursor`` of an earlier change, kept for 24 hours.
+        """
+        return Changes(self._async.changes(prefix, since=since), self._run)
+
+    def subscribe(
+        self, callback: Callable[[Change[dict[str, Any]]], Any], *, prefix: str = "", poll: float | timedelta = 1
+    ) -> Callable[[], None]:
+        """Call ``callback(change)`` for every change under a prefix from now on; the function returned ends it at once."""
+        return subscribed(self.changes(prefix), callback, poll)
 
     def sweep(self) -> int:
         """Delete expired records now instead of in the background; how many."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Generic, Literal
 
 from .. import aggregates
+from ..changes import Change
 from ..criteria import Columns, Where
-from ..engines.base import Work
 from ..hits import Hits, Leg
 from ..pages import Page
 from ..schema import Schema
 from ..search.fusion import Fusion
-from ..table import AsyncTable, R, T
+from ..table import AsyncTable, R
+from .changes import Changes
 from .query import Query
 from .runner import Runner, iterate
+from .subscription import subscribed
 
 
 class Table(Generic[R]):
@@ -38,10 +41,6 @@ class Table(Generic[R]):
     def schema(self) -> Schema:
         """The declaration, checked."""
         return self._async.schema
-
-    def reading(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
-        """Run a read on the table, which is made first if it is not there; for stores and queries."""
-        return self._run(self._async.reading(work, heavy=heavy, snapshot=snapshot))
 
     def put(self, row: R | Mapping[str, Any]) -> R:
         """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.
@@ -192,6 +191,23 @@ class Table(Generic[R]):
         The key must contain the columns; key arguments leave them out.
         """
         return Table(self._async.scoped(**columns), self._run)
+
+    def changes(self, where: Where | None = None, *, since: str | None = None) -> Changes[R]:
+        """Committed changes of rows that match ``where`` (before or after), from every process, in commit order.
+
+        ``async for change in table.changes()`` goes on for ever; ``since`` is the ``cursor`` of an earlier change, kept for
+        24 hours. A table that nobody has watched for a day pays nothing.
+        """
+        return Changes(self._async.changes(where, since=since), self._run)
+
+    def subscribe(
+        self, callback: Callable[[Change[R]], Any], *, where: Where | None = None, poll: float | timedelta = 1
+    ) -> Callable[[], None]:
+        """Call ``callback(change)`` for every change from now on; the function returned ends it at once.
+
+        A failing callback is logged. Where nothing is pushed, other processes' changes come at most ``poll`` seconds late.
+        """
+        return subscribed(self.changes(where), callback, poll)
 
     def search(
         self,

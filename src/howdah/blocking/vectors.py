@@ -13,6 +13,7 @@ from ..search.fusion import Fusion
 from ..stores.vectors import AsyncVectors, R, VectorStats
 from .query import Query
 from .runner import Runner
+from .table import Table
 
 
 class Vectors(Generic[R]):
@@ -36,6 +37,11 @@ class Vectors(Generic[R]):
     def c(self) -> Columns:
         """Columns for criteria: ``vectors.c.metadata["lang"] == "en"``."""
         return self._async.c
+
+    @property
+    def table(self) -> Table[Any]:
+        """The table underneath, for changes, joins and aggregates; a scope does not confine it."""
+        return Table(self._async.table, self._run)
 
     def put(self, record: Any) -> None:
         """Store a record, replacing the whole record of that key; searchable in every process on return."""

@@ -53,7 +53,7 @@ class Capabilities:
     filter: str = "native"
     batch: bool = True
     mutate: str = "native"
-    changes: bool = False
+    changes: bool = True
     transactions: bool = True
     dense: bool = True
     sparse: bool = True
@@ -90,6 +90,7 @@ class Engine(Protocol):
     durable: bool
     scope: str
     inline: bool
+    creates: bool
     capabilities: Capabilities
 
     def table(self, schema: Schema, physical: str) -> Any:
@@ -106,6 +107,11 @@ class Engine(Protocol):
 
     def watch(self, table: Any) -> None:
         """A write happened that may need upkeep soon."""
+
+    async def changed(self, table: Any, mark: int | None, timeout: float) -> int:
+        """Wait until the table may have been written since ``mark``, at most ``timeout`` seconds; a mark for next time.
+
+        With ``None`` for a mark nothing is waited for."""
 
     async def get(self, table: Any, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
         """One row by key, by the shortest way."""

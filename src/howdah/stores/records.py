@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Columns, Criteria, Prefix, Where
 from ..engines.base import Capabilities, Engine
 from ..errors import InvalidInput, InvalidValue
@@ -219,6 +220,23 @@ class AsyncRecords:
         found = self._key(key)
         row = None if value is DELETE else self._row(key, value, ttl)
         return bool(await self._table._write(lambda: put_if(self._ops, (found,), number, row)))
+
+    def changes(self, prefix: str = "", *, since: str | None = None) -> AsyncChanges[dict[str, Any]]:
+        """Committed changes of the records under a prefix, from every process, in commit order; values as ``old`` and ``new``.
+
+        ``since`` is the ``cursor`` of an earlier change, kept for 24 hours.
+        """
+        return AsyncChanges[Any](self._table, self._where(prefix, None), since).mapped(self._change)
+
+    def _change(self, change: Change[Any]) -> Change[Any]:
+        old, new = (None if row is None else row["value"] for row in (change.old, change.new))
+        return replace(change, key=change.key[len(self._prefix) :], old=old, new=new)
+
+    async def subscribe(
+        self, callback: Callable[[Change[dict[str, Any]]], Any], *, prefix: str = "", poll: float | timedelta = 1
+    ) -> Callable[[], None]:
+        """Call ``callback(change)`` for every change under a prefix from now on; the function returned ends it at once."""
+        return await subscribe(self.changes(prefix).polled(poll), callback)
 
     async def sweep(self) -> int:
         """Delete expired records now instead of in the background; how many."""

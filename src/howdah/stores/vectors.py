@@ -163,6 +163,13 @@ class AsyncVectors(Generic[R]):
             )
         return self._known.c
 
+    @property
+    def table(self) -> AsyncTable[Any]:
+        """The table underneath, for changes, joins and aggregates; a scope does not confine it."""
+        if self._known is None:
+            raise InvalidInput("the table is known with dim=…, or when the first vector has been stored")
+        return self._known
+
     def _open(self, dim: int | None) -> AsyncTable[Any]:
         assert self._shape is not None
         schema = self._shape.schema(dim)

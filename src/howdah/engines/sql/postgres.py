@@ -22,6 +22,7 @@ from .embedded import EmbeddedServer
 from .pool import DRIVER_ERRORS, Connection, Connections, Pool, failed, run, translate
 from .postgres_table import PostgresTable
 from .setup import Setup, system_ddl
+from .signals import Listener, Signals
 from .text import MERGE_PARTS
 from .upkeep import merge_begin, merge_step, sweep_step
 
@@ -53,6 +54,7 @@ class PostgresEngine:
         server: EmbeddedServer | None,
     ) -> None:
         self.dialect = PostgresDialect(schema)
+        self.creates = create
         self.setup = Setup(self.dialect, create=create)
         self.place = place
         self.pooler = pooler
@@ -64,6 +66,8 @@ class PostgresEngine:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._tables: dict[str, PostgresTable] = {}
+        self._signals = Signals()
+        self._listener = Listener(self._signals, lambda: self.pool.extra())
         self._upkeep: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -331,7 +335,16 @@ class PostgresEngine:
         """The statements that would create or grow the tables."""
         return await self.read(lambda: self.setup.script(tables))
 
+    async def changed(self, table: PostgresTable, mark: int | None, timeout: float) -> int:
+        if self._closed:
+            raise Closed("the store is closed")
+        if not self.pooler:
+            self._listener.begin()
+        return self._signals.count(table.name) if mark is None else await self._signals.wait(table.name, mark, timeout)
+
     def watch(self, table: PostgresTable) -> None:
+        if self._signals.awaited:
+            self._signals.tell(table.name)
         if table.text is None and not table.schema.ttl:
             return
         if self._upkeep is None and not self._closed:
@@ -386,6 +399,8 @@ class PostgresEngine:
         if self._closed:
             return
         self._closed = True
+        self._signals.close()
+        await self._listener.close()
         if self._upkeep is not None:
             self._upkeep.cancel()
             with suppress(asyncio.CancelledError):

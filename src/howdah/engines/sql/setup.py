@@ -27,6 +27,8 @@ def system_ddl(dialect: SqlDialect) -> list[str]:
             "CREATE TABLE IF NOT EXISTS _howdah_counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)",
             "CREATE TABLE IF NOT EXISTS _howdah_segments (file TEXT PRIMARY KEY, name TEXT NOT NULL, low INTEGER NOT NULL,"
             " high INTEGER NOT NULL, size INTEGER NOT NULL)",
+            "CREATE TABLE IF NOT EXISTS _howdah_watches (name TEXT PRIMARY KEY, generation TEXT NOT NULL, columns TEXT NOT NULL,"
+            " seen REAL NOT NULL, pruned REAL NOT NULL)",
         ]
     q = dialect.qualify
     return [
@@ -34,6 +36,8 @@ def system_ddl(dialect: SqlDialect) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {q('_howdah_tables')} (name text PRIMARY KEY, version integer NOT NULL, spec text NOT NULL)",
         f"CREATE TABLE IF NOT EXISTS {q('_howdah_migrations')} (component text, version integer, description text NOT NULL,"
         " statements text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (component, version))",
+        f"CREATE TABLE IF NOT EXISTS {q('_howdah_watches')} (name text PRIMARY KEY, generation text NOT NULL, columns text NOT NULL,"
+        " seen float8 NOT NULL, pruned float8 NOT NULL)",
     ]
 
 
@@ -47,8 +51,10 @@ class Setup:
         self.tables, self.migrations = q("_howdah_tables"), q("_howdah_migrations")
 
     def ready(self, table: SqlTable) -> Op[bool]:
-        """Whether the table is there as declared."""
-        return bool((yield from self._covers(table)))
+        """Whether the table is there as declared, without a change log that nobody reads."""
+        if not (yield from self._covers(table)):
+            return False
+        return not self.create or not (yield from table.log.abandoned())
 
     def _covers(self, table: SqlTable) -> Op[bool]:
         p = self.dialect.placeholder(1, "text")
@@ -72,6 +78,9 @@ class Setup:
         plan, stored, version = yield from self.plan(table)
         wanted = table.schema.spec()
         if stored is not None and ddl.covers(stored, wanted):
+            if (yield from table.log.abandoned()):
+                for statement in table.log.drop():
+                    yield Stmt(statement)
             return
         if not self.create:
             what = plan.statements or ["its recorded declaration"]
@@ -80,6 +89,9 @@ class Setup:
                 " create=False: run `howdah migrate`, or apply what `howdah migrate --sql` prints",
                 findings=tuple(what),
             )
+        if plan.backfill:  # whoever watches begins anew, on a log that has the new columns
+            for statement in table.log.drop():
+                yield Stmt(statement)
         for statement in plan.statements:
             yield Stmt(statement)
         for column, default in plan.backfill:
@@ -140,7 +152,7 @@ class Setup:
     def forget(self, table: SqlTable) -> Op[None]:
         """Drop the table and its records."""
         p = self.dialect.placeholder(1, "text")
-        for statement in ddl.drop(table):
+        for statement in (*table.log.drop(), *ddl.drop(table)):
             yield Stmt(statement)
         yield Stmt(f"DELETE FROM {self.tables} WHERE name = {p}", (table.physical,))
         yield Stmt(f"DELETE FROM {self.migrations} WHERE component = {p}", (f"table:{table.physical}",))

@@ -23,6 +23,7 @@ from . import scratch, upkeep
 from .connection import open_connection, run, translate
 from .dialect import SqliteDialect
 from .setup import Setup, system_ddl
+from .signals import TICK, Looker, Signals
 from .sqlite_table import SqliteTable
 from .writer import Item, Session, Turn, Writer
 
@@ -63,6 +64,7 @@ class SqliteEngine:
         self.inline = inline
         self.durable = not memory
         self.dialect = SqliteDialect()
+        self.creates = create
         self.setup = Setup(self.dialect, create=create)
         self.now = clock
         self.place = "memory:" if memory else path
@@ -76,6 +78,8 @@ class SqliteEngine:
         self._closed: str | None = None
         self._tables: dict[str, SqliteTable] = {}
         self._pending: list[Item] = []
+        self._signals = Signals()
+        self._looker = Looker(self._signals, self._version)
         turn = self._open_turn()
         connection = open_connection(self._uri, busy_timeout=busy_timeout, memory=memory)
         self.writer = Writer(connection, turn, self.place)
@@ -327,6 +331,25 @@ class SqliteEngine:
     def watch(self, table: SqliteTable) -> None:
         """A write happened that may need upkeep soon."""
         self._upkeep.wake(table)
+        if self._signals.awaited:
+            self._signals.tell_all()
+
+    def _version(self) -> int:
+        """A number that changes with every commit of another connection."""
+        version: int = self.fetch_one("PRAGMA data_version", None)[0]
+        return version
+
+    async def changed(self, table: SqliteTable, mark: int | None, timeout: float) -> int:
+        """Wait until something may have been written since ``mark``."""
+        if not self.inline:
+            self._check()
+            self._looker.begin()
+            found = self._signals.count(table.name)
+            return found if mark is None else await self._signals.wait(table.name, mark, timeout)
+        deadline = time.monotonic() + timeout
+        while (found := self._version()) == mark and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(TICK, left))
+        return found
 
     def tables(self) -> list[SqliteTable]:
         """The tables that are in use here."""
@@ -353,6 +376,8 @@ class SqliteEngine:
         if self._closed is not None:
             return
         self._closed = "the store is closed"
+        self._signals.close()
+        await self._looker.close()
         if self.inline:
             self._release()
         else:

@@ -7,7 +7,10 @@ from operator import itemgetter
 from typing import Any
 
 from ...criteria import Criteria
+from ...schema import Schema
 from ..base import Op, Rows, Stmt
+from .changes import ChangeLog
+from .compile import SqlDialect
 from .dialect import Params, quote
 from .readable import BATCH, DOC, STALE, DriverRow, Key, ReadableTable, version_column
 from .text import Document
@@ -17,6 +20,10 @@ __all__ = ["BATCH", "DOC", "STALE", "DriverRow", "Key", "SqlTable", "version_col
 
 class SqlTable(ReadableTable):
     """Operations on one table. Rows go in and come out in driver form, columns in declared order."""
+
+    def __init__(self, dialect: SqlDialect, schema: Schema, physical: str, now: Callable[[], float]) -> None:
+        super().__init__(dialect, schema, physical, now)
+        self.log = ChangeLog(self)
 
     # Writing -----------------------------------------------------------------------------------------------------
 
