@@ -58,6 +58,11 @@ def public_classes() -> dict[str, str]:
 
 
 CLASSES = public_classes()
+EMITTING = next(
+    n.body
+    for n in ast.parse((PACKAGE / "events.py").read_text()).body
+    if isinstance(n, ast.ClassDef) and n.name == "Emitting"
+)
 
 
 def rename(text: str) -> str:
@@ -109,6 +114,11 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     result = rename(ast.unparse(node.returns)) if node.returns else "None"
     if name == "subscribe":
         return subscription(node)
+    if name == "wait_for":
+        return (
+            f"    def wait_for({rename(ast.unparse(node.args))}) -> {result}:\n"
+            f'        """{ast.get_docstring(node, clean=False)}"""\n        return waited(self._async, name, timeout)\n'
+        )
     signature = rename(ast.unparse(node.args))
     doc = ast.get_docstring(node, clean=False)
     body_doc = f'        """{rename(doc)}"""\n' if doc else ""
@@ -156,8 +166,9 @@ def twin(node: ast.ClassDef) -> str:
         f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
         "        self._async = inner\n        self._run = run\n"
     )
+    body = [*node.body, *(EMITTING if any(ast.unparse(b) == "Emitting" for b in node.bases) else [])]
     lines.extend(
-        m for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) if (m := method(node.name, n))
+        m for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) if (m := method(node.name, n))
     )
     attributes = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
     for init in attributes:
@@ -214,7 +225,8 @@ def module_text(module: str, source: str) -> str:
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
     ]
     lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
-    lines += ["from .subscription import subscribed"]
+    lines += ["from .subscription import subscribed, waited", "from ..events import Listener"]
+    lines += ["from collections.abc import Callable", "from datetime import timedelta"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "store":
         lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]

@@ -22,6 +22,9 @@ class _Table(Protocol):
     async def _ensure(self) -> None: ...
     async def reading(self, work: Work[Any]) -> Any: ...
     def _row(self, driver: Sequence[Any]) -> Any: ...
+    def _emit(self, name: str, *arguments: Any) -> None: ...
+    @property
+    def _listeners(self) -> Any: ...
 
 
 class AsyncQuery(Generic[R]):
@@ -77,7 +80,10 @@ class AsyncQuery(Generic[R]):
             lambda: table._ops.select(self._where, self._orders, names=self._names, limit=limit, offset=self._offset)
         )
         convert = self._convert
-        return [convert(r) for r in rows]
+        found = [convert(r) for r in rows]
+        if table._listeners is not None:
+            table._emit("query", self._where, list(found))
+        return found
 
     def __aiter__(self) -> AsyncIterator[R]:
         return self._stream(self._table.reading)
@@ -102,6 +108,8 @@ class AsyncQuery(Generic[R]):
         if left == 0:
             return
         table, width = self._table, len(self._names)
+        if table._listeners is not None:
+            table._emit("query", self._where, None)
         await table._ensure()
         after: list[Any] | None = None
         offset = self._offset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -158,13 +159,31 @@ class AsyncStore:
             **index,
         )
 
-    def blobs(self, name: str = "default", *, max_bytes: int | None = -1, at: Any = None) -> AsyncBlobs:
+    def blobs(
+        self,
+        name: str = "default",
+        *,
+        max_bytes: int | None = -1,
+        at: Any = None,
+        owner: Any = None,
+        grace: float | timedelta = 86400,
+    ) -> AsyncBlobs:
         """Bytes under keys, streamed in and out. ``max_bytes`` defaults to 10 MiB in the database, none on a bucket.
 
         ``at`` puts the bytes on object storage: an obstore store, or a URL such as ``s3://bucket/prefix`` or a
-        directory ``file:///…``; rows then only hold what describes them.
+        directory ``file:///…``; rows then only hold what describes them. ``owner=(table, "column")``, or a list of such,
+        names text columns that hold keys or URIs of blobs: a blob that no row names goes ``grace`` seconds after it was
+        put, at the earliest.
         """
-        return AsyncBlobs(self._engine, _store_name(name), max_bytes=max_bytes, at=at, prefix=self._prefix)
+        return AsyncBlobs(
+            self._engine,
+            _store_name(name),
+            max_bytes=max_bytes,
+            at=at,
+            owner=owner,
+            grace=grace,
+            prefix=self._prefix,
+        )
 
     def corpus(
         self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None

@@ -11,7 +11,8 @@ from . import aggregates, joins
 from .changes import AsyncChanges, Change, subscribe
 from .criteria import Columns, Criteria, Order, Where, resolve_order
 from .engines.base import Engine, Op, Work, innermost
-from .errors import InvalidInput, MissingTable
+from .errors import Error, InvalidInput, MissingTable
+from .events import Emitting
 from .fused import Searching
 from .hits import Hits, Leg
 from .pages import Page, binding, check_limit, decode_cursor, encode_cursor
@@ -27,8 +28,10 @@ T = TypeVar("T")
 Driver = list[Any]
 
 
-class AsyncTable(Prepared[R]):
+class AsyncTable(Prepared[R], Emitting):
     """Rows of one type. Opened by ``store.table(…)``; made or grown in the database on first use."""
+
+    EVENTS = ("put", "get", "get_many", "query", "delete", "clear", "rollback", "search")
 
     def __init__(
         self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None
@@ -68,13 +71,18 @@ class AsyncTable(Prepared[R]):
     def _mark_ready(self) -> None:
         self._ready = True
 
-    async def _write(self, work: Work[Any], *, single: bool = False) -> Any:
+    async def _write(self, work: Work[Any], *, single: bool = False, operation: str = "write") -> Any:
         await self._ensure()
         try:
-            result = await self._engine.write(work, single=single)
-        except MissingTable:
-            await self._make_anew()
-            result = await self._engine.write(work, single=single)
+            try:
+                result = await self._engine.write(work, single=single)
+            except MissingTable:
+                await self._make_anew()
+                result = await self._engine.write(work, single=single)
+        except Error as error:
+            if self._listeners is not None:
+                self._emit_now("rollback", operation, error)
+            raise
         self._engine.watch(self._ops)
         return result
 
@@ -121,7 +129,16 @@ class AsyncTable(Prepared[R]):
         if not stored:
             return []
         driver = await self.put_stored(stored)
+        if self._listeners is not None:
+            for last in {tuple(d[i] for i in self._ops.key_places): d for d in driver}.values():
+                self._emit("put", self._row(last))
         return [self._row(d) for d in driver]
+
+    def _told(self, driver: Sequence[Any]) -> R:
+        """A row as it is stored now, after telling the listeners."""
+        if self._listeners is not None:
+            self._emit("put", self._row(driver))
+        return self._row(driver)
 
     async def put_stored(self, stored: Sequence[list[Any]]) -> list[Driver]:
         """Put checked rows; the rows in driver form, one for each given."""
@@ -156,7 +173,7 @@ class AsyncTable(Prepared[R]):
                 made = yield from ops.insert_generated(fresh, place, _same)
             return made
 
-        made = iter(await self._write(work, single=single))
+        made = iter(await self._write(work, single=single, operation="put"))
         return [next(made) if isinstance(slot, list) else unique[slot] for slot in slots]
 
     async def create(self, row: R | Mapping[str, Any]) -> R | None:
@@ -169,8 +186,8 @@ class AsyncTable(Prepared[R]):
             return (await self.put_many([row]))[0]
         driver = self._ops.encode(values)
         plain = self._ops.plain and not self._generates
-        made = await self._write(lambda: self._creating(driver), single=plain)
-        return self._row(driver) if made else None
+        made = await self._write(lambda: self._creating(driver), single=plain, operation="create")
+        return self._told(driver) if made else None
 
     def _creating(self, driver: Driver) -> Op[bool]:
         """Insert if the key is free; a generated key is never handed out after a caller's own that is as large."""
@@ -211,8 +228,8 @@ class AsyncTable(Prepared[R]):
                 yield from ops.numbers.raise_to(result[0][self._schema.names.index(auto.name)])
             return result
 
-        driver, inserted = await self._write(work)
-        return self._row(driver), bool(inserted)
+        driver, inserted = await self._write(work, operation="upsert")
+        return self._told(driver), bool(inserted)
 
     async def update_one(self, where: Where, patch: Mapping[str, Any]) -> R | None:
         """Compare and set: give the first matching row in key order the values of ``patch``; the row, or ``None``.
@@ -220,13 +237,18 @@ class AsyncTable(Prepared[R]):
         Of two racing calls with the same match exactly one succeeds.
         """
         found, change = self._required(where), self._patch(patch)
-        row = await self._write(lambda: self._ops.update_one(found, change))
-        return None if row is None else self._row(row)
+        row = await self._write(lambda: self._ops.update_one(found, change), operation="update_one")
+        return None if row is None else self._told(row)
 
     async def update_where(self, where: Where, patch: Mapping[str, Any]) -> int:
         """Give every matching row the values of ``patch``, in one transaction; how many there were."""
         found, change = self._required(where), self._patch(patch)
-        return len(await self._write(lambda: self._ops.update(None, found, change, self._schema.key)))
+        names = self._schema.key if self._listeners is None else self._schema.names
+        rows = await self._write(lambda: self._ops.update(None, found, change, names), operation="update_where")
+        if names is not self._schema.key:
+            for row in rows:
+                self._told(row)
+        return len(rows)
 
     async def merge(self, row: Mapping[str, Any]) -> R:
         """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
@@ -248,17 +270,26 @@ class AsyncTable(Prepared[R]):
                 if (yield from self._creating(fresh)):
                     return fresh
 
-        return self._row(await self._write(work))
+        return self._told(await self._write(work, operation="merge"))
 
     async def delete(self, key: Any) -> bool:
         """Delete by key (or row); whether it was there."""
         found = self._driver_key(key)
-        return bool(await self._write(lambda: self._ops.delete([found]), single=self._ops.text is None))
+        gone = await self._write(lambda: self._ops.delete([found]), single=self._ops.text is None, operation="delete")
+        self._gone([found])
+        return bool(gone)
+
+    def _gone(self, keys: Iterable[Sequence[Any]]) -> None:
+        if self._listeners is not None:
+            for key in keys:
+                self._emit("delete", self._public_key(key))
 
     async def delete_many(self, keys: Iterable[Any]) -> int:
         """Delete by keys, all in one transaction; how many were there."""
         found = list(dict.fromkeys(self._driver_key(k) for k in as_list(keys, "delete_many")))
-        return int(await self._write(lambda: self._ops.delete(found))) if found else 0
+        total = int(await self._write(lambda: self._ops.delete(found), operation="delete_many")) if found else 0
+        self._gone(found)
+        return total
 
     async def delete_where(self, where: Where) -> int:
         """Delete every match, in one transaction; how many there were.
@@ -266,14 +297,28 @@ class AsyncTable(Prepared[R]):
         Raises ``EmptyCriteria`` for none and ``UnfilteredDelete`` for criteria that exclude nothing.
         """
         found = self._required(where)
-        return int(await self._write(lambda: self._ops.delete_where(found)))
+        if self._listeners is None:
+            return int(await self._write(lambda: self._ops.delete_where(found), operation="delete_where"))
+        orders = [Order(k) for k in self._schema.key]
+
+        def work() -> Op[list[tuple[Any, ...]]]:
+            found_keys = yield from self._ops.select(found, orders, names=self._schema.key, limit=None)
+            keys = [tuple(k) for k in found_keys]
+            yield from self._ops.delete(keys)
+            return keys
+
+        rows = await self._write(work, operation="delete_where")
+        self._gone(rows)
+        return len(rows)
 
     async def clear(self) -> int:
         """Delete all rows; table, indexes and bookkeeping stay. How many there were."""
-        if self._fixed:
-            inside = self._criteria(None)
-            return int(await self._write(lambda: self._ops.delete_where(inside)))
-        return int(await self._write(self._ops.clear))
+        inside = self._criteria(None)
+        work = self._ops.clear if inside is None else lambda: self._ops.delete_where(inside)
+        total = int(await self._write(work, operation="clear"))
+        if self._listeners is not None:
+            self._emit("clear")
+        return total
 
     async def drop(self) -> None:
         """Remove the table with its data and indexes."""
@@ -284,7 +329,10 @@ class AsyncTable(Prepared[R]):
 
     async def get(self, key: Any) -> R | None:
         """The row with this key, or ``None``."""
-        row = await self._get(self._driver_key(key), self._schema.names)
+        wanted = self._driver_key(key)
+        row = await self._get(wanted, self._schema.names)
+        if self._listeners is not None:
+            self._emit("get", self._public_key(wanted), None if row is None else self._row(row))
         return None if row is None else self._row(row)
 
     async def get_many(self, keys: Iterable[Any]) -> dict[Any, R]:
@@ -294,7 +342,10 @@ class AsyncTable(Prepared[R]):
             return {}
         rows = await self.reading(lambda: self._ops.get_many(wanted, self._schema.names))
         found = {tuple(r[i] for i in self._ops.key_places): r for r in rows}
-        return {self._public_key(k): self._row(found[k]) for k in wanted if k in found}
+        result = {self._public_key(k): self._row(found[k]) for k in wanted if k in found}
+        if self._listeners is not None:
+            self._emit("get_many", [self._public_key(k) for k in wanted], dict(result))
+        return result
 
     def query(
         self,
@@ -443,6 +494,7 @@ class AsyncTable(Prepared[R]):
                 f"{self._schema.name}: scope {sorted(columns)}: some, not all, of the key {self._schema.key}"
             )
         view: AsyncTable[R] = copy(self)
+        view._listeners = None
         view._fixed = {**self._fixed, **{n: self._by_name[n](v) for n, v in columns.items()}}
         return view
 
@@ -495,7 +547,10 @@ class AsyncTable(Prepared[R]):
             heavy=True,
             snapshot=any(leg.column is None for leg in plan.legs) or len(plan.legs) > 1 or ef is not None,
         )
-        return self._searching.hits(found, plan, self._row, self._public_key, explain=explain)
+        hits: Hits[R] = self._searching.hits(found, plan, self._row, self._public_key, explain=explain)
+        if self._listeners is not None:
+            self._emit("search", dense, hits)
+        return hits
 
 
 def _same(number: int) -> int:

@@ -177,3 +177,44 @@ def test_scoped_blobs(store: Store) -> None:
     assert (one.get("k"), two.get("k")) == (b"1", b"2")
     assert [r.key for r in one.list().items] == ["k"]
     assert one.count() == 1
+
+
+NOTES = {
+    "title": "notes",
+    "properties": {"id": {"type": "integer"}, "file": {"type": "string"}, "size": {"type": "integer"}},
+    "required": ["id"],
+}
+
+
+@pytest.mark.parametrize("place", ["rows", "objects"])
+def test_blobs_that_no_row_owns_are_collected(store: Store, clock: Clock, tmp_path: Path, place: str) -> None:
+    notes = store.table(NOTES, key="id")
+    more = store.records("more")
+    at = None if place == "rows" else f"file://{tmp_path}/objects"
+    blobs = store.blobs("files", at=at, owner=[(notes, "file"), (more.table, "key")], grace=3600)
+    by_uri, by_key = blobs.put("a b.txt", b"1"), blobs.put("sub/b.txt", b"2")
+    blobs.put("third", b"3")
+    blobs.put("nobody's", b"4")
+    notes.put_many([{"id": 1, "file": by_uri.uri}, {"id": 2, "file": by_key.key}, {"id": 3, "file": None}])
+    more.put("third", {})
+    assert blobs.collect() == 0  # too young
+    clock.now += 3601
+    young = blobs.put("young", b"5")  # a write looks by itself
+    assert sorted(r.key for r in blobs.list().items) == ["a b.txt", "sub/b.txt", "third", "young"]
+    notes.delete(1)
+    clock.now += 100
+    assert blobs.collect() == 1
+    assert blobs.get(by_uri) is None
+    assert blobs.get(by_key) == b"2"
+    assert blobs.get(young) == b"5"
+
+
+def test_owners_are_columns_of_text(store: Store) -> None:
+    notes = store.table(NOTES, key="id")
+    for owner in ("notes", (notes,), (notes, "size"), (notes, "nothing"), (5, "file"), [(notes, "file"), None]):
+        with pytest.raises(InvalidInput):
+            store.blobs("files", owner=owner)
+    with pytest.raises(InvalidInput):
+        store.blobs("files").collect()
+    with pytest.raises(InvalidValue):
+        store.blobs("files", owner=(notes, "file"), grace=-1)

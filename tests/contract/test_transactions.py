@@ -161,7 +161,7 @@ def test_async_tasks_inside_join_and_those_outside_do_not(where: str, url_for: C
                     await kv.put("a", 1)
                     started.set()
                     await release.wait()
-                    assert await kv.count() == 22
+                    assert len(await kv.keys("t").all()) == 20
 
                     async def nested(number: int) -> None:
                         async with store.transaction():

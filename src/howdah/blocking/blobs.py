@@ -55,6 +55,13 @@ class Blobs:
         """
         return self._run.wait(self._async.put(key, data, mime_type=mime_type, metadata=metadata))
 
+    def collect(self) -> int:
+        """Delete the blobs that no row of the ``owner`` columns names and that are older than ``grace``; how many.
+
+        Writes do this by themselves, at most once an hour. Raises ``InvalidInput`` without ``owner``.
+        """
+        return self._run.wait(self._async.collect())
+
     def delete(self, ref: Any) -> bool:
         """Delete a blob; whether it was there."""
         return self._run.wait(self._async.delete(ref))

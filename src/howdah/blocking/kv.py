@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
+from ..events import Listener
 from ..stores.common import Duration, Versioned
 from ..stores.kv import AsyncKV, Key
 from .query import Query
 from .runner import Runner
+from .subscription import waited
 from .table import Table
 
 
@@ -107,3 +110,23 @@ class KV:
     def sweep(self) -> int:
         """Delete expired rows now instead of in the background; how many."""
         return self._run(self._async.sweep())
+
+    def on(self, name: str, fn: Listener) -> Callable[[], None]:
+        """Call ``fn`` at every event ``name``, after the commit; the function returned ends it.
+
+        Listeners are called in the order they were added. One that fails is logged and harms nobody; what a coroutine
+        function returns runs as a task.
+        """
+        return self._async.on(name, fn)
+
+    def once(self, name: str, fn: Listener) -> Callable[[], None]:
+        """Call ``fn`` at the next event ``name`` only; the function returned takes it back."""
+        return self._async.once(name, fn)
+
+    def off(self, name: str, fn: Listener | None = None) -> None:
+        """End a listener of an event; without ``fn`` all of them."""
+        return self._async.off(name, fn)
+
+    def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> tuple[Any, ...]:
+        """The arguments of the next event ``name``; ``Timeout`` when none comes in ``timeout`` seconds."""
+        return waited(self._async, name, timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -130,13 +131,23 @@ class Store:
             self._run,
         )
 
-    def blobs(self, name: str = "default", *, max_bytes: int | None = -1, at: Any = None) -> Blobs:
+    def blobs(
+        self,
+        name: str = "default",
+        *,
+        max_bytes: int | None = -1,
+        at: Any = None,
+        owner: Any = None,
+        grace: float | timedelta = 86400,
+    ) -> Blobs:
         """Bytes under keys, streamed in and out. ``max_bytes`` defaults to 10 MiB in the database, none on a bucket.
 
         ``at`` puts the bytes on object storage: an obstore store, or a URL such as ``s3://bucket/prefix`` or a
-        directory ``file:///…``; rows then only hold what describes them.
+        directory ``file:///…``; rows then only hold what describes them. ``owner=(table, "column")``, or a list of such,
+        names text columns that hold keys or URIs of blobs: a blob that no row names goes ``grace`` seconds after it was
+        put, at the earliest.
         """
-        return Blobs(self._async.blobs(name, max_bytes=max_bytes, at=at), self._run)
+        return Blobs(self._async.blobs(name, max_bytes=max_bytes, at=at, owner=owner, grace=grace), self._run)
 
     def corpus(self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None) -> Corpus:
         """Documents: folders kept in step with their files, searched by words and by meaning.

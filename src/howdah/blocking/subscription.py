@@ -1,4 +1,4 @@
-"""Blocking subscriptions: a thread that reads changes and calls back."""
+"""Blocking subscriptions: a thread that reads changes and calls back; waiting for an event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..changes import Change
-from ..errors import Closed, Error, InvalidInput, Lagged
+from ..errors import Closed, Error, InvalidInput, Lagged, Timeout
+from ..events import Emitting
+from ..values import seconds
 
 if TYPE_CHECKING:
     from .changes import Changes
@@ -58,3 +60,19 @@ def subscribed(
             thread.join()
 
     return end
+
+
+def waited(source: Emitting, name: str, timeout: float | timedelta | None) -> tuple[Any, ...]:
+    """The arguments of the next event, or ``Timeout``."""
+    happened = threading.Event()
+    found: list[tuple[Any, ...]] = []
+
+    def first(*arguments: Any) -> None:
+        found.append(arguments)
+        happened.set()
+
+    end = source.once(name, first)
+    if not happened.wait(None if timeout is None else seconds(timeout, "timeout")):
+        end()
+        raise Timeout(f"no event {name!r} in {timeout} seconds")
+    return found[0]

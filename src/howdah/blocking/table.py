@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal
 from .. import aggregates
 from ..changes import Change
 from ..criteria import Columns, Where
+from ..events import Listener
 from ..hits import Hits, Leg
 from ..pages import Page
 from ..schema import Schema
@@ -17,7 +18,7 @@ from ..table import AsyncTable, R
 from .changes import Changes
 from .query import Query
 from .runner import Runner, iterate
-from .subscription import subscribed
+from .subscription import subscribed, waited
 
 
 class Table(Generic[R]):
@@ -247,3 +248,23 @@ class Table(Generic[R]):
                 explain=explain,
             )
         )
+
+    def on(self, name: str, fn: Listener) -> Callable[[], None]:
+        """Call ``fn`` at every event ``name``, after the commit; the function returned ends it.
+
+        Listeners are called in the order they were added. One that fails is logged and harms nobody; what a coroutine
+        function returns runs as a task.
+        """
+        return self._async.on(name, fn)
+
+    def once(self, name: str, fn: Listener) -> Callable[[], None]:
+        """Call ``fn`` at the next event ``name`` only; the function returned takes it back."""
+        return self._async.once(name, fn)
+
+    def off(self, name: str, fn: Listener | None = None) -> None:
+        """End a listener of an event; without ``fn`` all of them."""
+        return self._async.off(name, fn)
+
+    def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> tuple[Any, ...]:
+        """The arguments of the next event ``name``; ``Timeout`` when none comes in ``timeout`` seconds."""
+        return waited(self._async, name, timeout)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -19,8 +20,9 @@ from ..pages import Page
 from ..rows import RowType
 from ..schema import Column, build
 from ..table import AsyncTable
-from ..values import check_text
+from ..values import check_text, seconds
 from .common import check_key, moment
+from .owned import Owners
 
 CHUNK: Final = 256 * 1024
 IN_ROWS: Final = 10 * 1024 * 1024
@@ -118,12 +120,25 @@ def check_path(key: Any) -> str:
 class AsyncBlobs:
     """Bytes under keys. Opened by ``store.blobs(name)``."""
 
-    def __init__(self, engine: Engine, name: str, *, max_bytes: int | None, at: Any, prefix: str = "") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        *,
+        max_bytes: int | None,
+        at: Any,
+        owner: Any = None,
+        grace: float | timedelta = 86400,
+        prefix: str = "",
+    ) -> None:
         if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < -1):
             raise InvalidInput(f"max_bytes={max_bytes!r}: expected an integer >= 0, or None for no limit")
         self._engine = engine
         self._name = name
         self._prefix = prefix
+        self._owners = None if owner is None else Owners(engine, owner)
+        self._grace = seconds(grace, "grace")
+        self._looked = engine.now()
         self._area: ObjectArea | None = None if at is None else open_area(at)
         self._max = (IN_ROWS if at is None else None) if max_bytes == -1 else max_bytes
         meta = store_table("blob", name)
@@ -184,7 +199,7 @@ class AsyncBlobs:
         stored = self._table._ops.encode(self._table._stored(row))
         await self._side()._ensure()
         await self._table._write(lambda: self._switch(stored, body.name))
-        await self._collect()
+        await self._tidy()
         return self._ref(row)
 
     def _side(self) -> AsyncTable[Any]:
@@ -279,22 +294,61 @@ class AsyncBlobs:
             await self._area.delete(row["body"])
             await self._doomed.delete(row["body"])
 
+    async def _tidy(self) -> None:
+        """What a write does beside its own: at most once an hour blobs without an owner go, too."""
+        await self._collect()
+        now = self._engine.now()
+        if self._owners is None or innermost(self._engine) is not None or now - self._looked < min(self._grace, 3600):
+            return
+        self._looked = now
+        await self.collect()
+
+    async def collect(self) -> int:
+        """Delete the blobs that no row of the ``owner`` columns names and that are older than ``grace``; how many.
+
+        Writes do this by themselves, at most once an hour. Raises ``InvalidInput`` without ``owner``.
+        """
+        if self._owners is None:
+            raise InvalidInput("collect() needs to know who owns blobs: store.blobs(name, owner=(table, 'column'))")
+        await self._side()._ensure()
+        await self._owners.ensure()
+        total, after = 0, ""
+        while True:
+            rows = await self._table.query(self._older(after), order_by="key", limit=500, select=["key"]).all()
+            if not rows:
+                return total
+            keys = [r["key"] for r in rows]
+            total += await self._table._write(partial(self._remove_ownerless, keys))
+            after = keys[-1]
+
+    def _older(self, after: str) -> Criteria:
+        edge = moment(self._engine.now() - self._grace)
+        parts: list[Criteria] = [Compare("created_at", "<=", edge), Compare("key", ">", after)]
+        return And((*parts, Prefix("key", self._prefix)) if self._prefix else tuple(parts))
+
+    def _remove_ownerless(self, keys: Sequence[str]) -> Op[int]:
+        assert self._owners is not None
+        names = {(key := k[len(self._prefix) :]): self._uri(key) for k in keys}
+        total = 0
+        for key in (yield from self._owners.ownerless(names)):
+            total += yield from self._remove(self._prefix + key)
+        return total
+
     async def delete(self, ref: Any) -> bool:
         """Delete a blob; whether it was there."""
         key = self._prefix + self._key(ref)
         await self._side()._ensure()
-
-        def work() -> Op[bool]:
-            old = yield from self._table._ops.locked((key,), ("body",))
-            if old is None:
-                return False
-            yield from self._table._ops.delete([(key,)])
-            yield from self._expire(old[0])
-            return True
-
-        found = await self._table._write(work)
-        await self._collect()
+        found = await self._table._write(partial(self._remove, key))
+        await self._tidy()
         return bool(found)
+
+    def _remove(self, key: str) -> Op[bool]:
+        old = yield from self._table._ops.locked((key,), ("body",))
+        if old is None:
+            return False
+        yield from self._table._ops.delete([(key,)])
+        yield from self._expire(old[0])
+        return True
 
     async def clear(self) -> int:
         """Delete every blob of this store; how many there were."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import pydantic
@@ -10,6 +11,7 @@ import pydantic
 from ..criteria import And, Compare, Criteria, Prefix
 from ..engines.base import Engine, Op
 from ..errors import InvalidInput, InvalidKey, InvalidValue
+from ..events import Emitting
 from ..naming import store_table
 from ..pages import check_limit
 from ..query import AsyncQuery
@@ -32,8 +34,10 @@ def kv_columns(key: type) -> tuple[Column, ...]:
     )
 
 
-class AsyncKV:
+class AsyncKV(Emitting):
     """Values under text or integer keys. Opened by ``store.kv(name)``."""
+
+    EVENTS = ("put", "get", "get_many", "delete", "clear")
 
     def __init__(self, engine: Engine, name: str, *, key: type = str, value: Any = None, prefix: str = "") -> None:
         if key not in (str, int):
@@ -100,6 +104,8 @@ class AsyncKV:
     async def put(self, key: Key, value: Any, *, ttl: Duration | None = None) -> None:
         """Store a value, replacing value and expiry. ``ttl`` is seconds or a ``timedelta``, above 0."""
         await self._put([self._row(key, value, ttl)])
+        if self._listeners is not None:
+            self._emit("put", key, deepcopy(value))
 
     async def put_many(
         self, items: Mapping[Any, Any] | Iterable[tuple[Any, Any]], *, ttl: Duration | None = None
@@ -112,6 +118,9 @@ class AsyncKV:
         rows = {(found := self._key(k)): [found, self._text(v), due, new_version()] for k, v in pairs}
         if rows:
             await self._put(list(rows.values()))
+            if self._listeners is not None:
+                for key, value in pairs:
+                    self._emit("put", key, deepcopy(value))
 
     async def _put(self, rows: list[list[Any]]) -> None:
         ops = self._ops
@@ -127,6 +136,8 @@ class AsyncKV:
         """The value, else ``default``."""
         found = self._key(key)
         row = await self._table._get((found,), ("value",))
+        if self._listeners is not None:
+            self._emit("get", key, None if row is None else self._value(row[0]))
         return default if row is None else self._value(row[0])
 
     async def has(self, key: Key) -> bool:
@@ -141,7 +152,10 @@ class AsyncKV:
             return {}
         rows = await self._table.reading(lambda: self._ops.get_many([(k,) for k in wanted], ("key", "value")))
         found = {r[0]: r[1] for r in rows}
-        return {self._public(k): self._value(found[k]) for k in wanted if k in found}
+        result = {self._public(k): self._value(found[k]) for k in wanted if k in found}
+        if self._listeners is not None:
+            self._emit("get_many", [self._public(k) for k in wanted], dict(result))
+        return result
 
     async def get_versioned(self, key: Key) -> Versioned[Any]:
         """The value with its version and expiry."""
@@ -233,17 +247,27 @@ class AsyncKV:
     async def delete(self, key: Key) -> bool:
         """Delete a key; whether it was there."""
         found = self._key(key)
-        return bool(await self._table._write(lambda: self._ops.delete([(found,)]), single=True))
+        gone = await self._table._write(lambda: self._ops.delete([(found,)]), single=True)
+        if self._listeners is not None:
+            self._emit("delete", key)
+        return bool(gone)
 
     async def delete_many(self, keys: Iterable[Key]) -> int:
         """Delete keys, all in one transaction; how many were there."""
         found = list(dict.fromkeys((self._key(k),) for k in as_list(keys, "delete_many")))
-        return int(await self._table._write(lambda: self._ops.delete(found))) if found else 0
+        gone = int(await self._table._write(lambda: self._ops.delete(found))) if found else 0
+        if self._listeners is not None:
+            for (key,) in found:
+                self._emit("delete", self._public(key))
+        return gone
 
     async def clear(self) -> int:
         """Delete every key of this store; how many there were."""
         within = self._within()
-        return await self._table.clear() if within is None else await self._table.delete_where(within)
+        gone = await self._table.clear() if within is None else await self._table.delete_where(within)
+        if self._listeners is not None:
+            self._emit("clear")
+        return gone
 
     async def sweep(self) -> int:
         """Delete expired rows now instead of in the background; how many."""
