@@ -140,19 +140,18 @@ class Searching:
             if item.column is None:
                 found = yield from self.ops.search_text(item.query, where, count)
                 ranking.reach, ranking.terms = found.reach, found.terms
-                scored = [(row, value) for row, value in found.rows]
+                scored = [(self._key(row), row, value) for row, value in found.rows]
             else:
                 found = yield from self.ops.search_vector(
                     item.column, item.query, where, count, exact=exact, ef=plan.ef, private=private
                 )
                 assert item.column.vector is not None
                 metric = item.column.vector.metric
-                scored = [(row, vector_score(away, metric)) for row, away in found.rows]
-                for row, away in found.rows:
-                    ranking.distances[self._key(row)] = away
+                scored = [(self._key(row), row, vector_score(away, metric)) for row, away in found.rows]
+                ranking.distances.update((k, pair[1]) for (k, _, _), pair in zip(scored, found.rows, strict=True))
             ranking.how[item.name] = found.plan
-            ranking.rows.update((self._key(row), row) for row, _ in scored)
-            ranking.lists[item.name] = [(self._key(row), value) for row, value in scored]
+            ranking.rows.update((key, row) for key, row, _ in scored)
+            ranking.lists[item.name] = [(key, value) for key, _, value in scored]
         return ranking
 
     def _key(self, row: Sequence[Any]) -> RowKey:

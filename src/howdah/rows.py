@@ -171,7 +171,14 @@ def _from_class(
         return found
 
     # A TypedDict's rows are dicts as they are; pydantic cannot even read one of typing's before Python 3.12.
-    adapter: Any = None if instance_dict is None else pydantic.TypeAdapter(model)
+    adapter: Any = None
+    if instance_dict is not None:
+        try:
+            adapter = pydantic.TypeAdapter(model)
+        except pydantic.PydanticSchemaGenerationError as error:
+            raise InvalidInput(
+                f"{model.__name__}: {str(error).splitlines()[0]} Use a type that pydantic knows; for vectors list[float]"
+            ) from error
 
     def _validated(found: Row) -> Row:
         unknown = [n for n in found if n not in fields]

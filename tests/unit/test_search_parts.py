@@ -96,8 +96,8 @@ def test_postings_pack_and_merge() -> None:
 def test_accumulating_scores_is_the_same_dense_and_sparse() -> None:
     dense = [(np.array([1, 5, 9]), np.array([1.0, 2, 3])), (np.array([5, 9]), np.array([0.5, 0.25]))]
     far = [(ids * 10**9, scores) for ids, scores in dense]
-    near_ids, near = bm25.accumulate(dense)
-    far_ids, spread = bm25.accumulate(far)
+    near_ids, near = bm25.accumulate(dense).pairs()
+    far_ids, spread = bm25.accumulate(far).pairs()
     assert near_ids.tolist() == [1, 5, 9]
     assert (far_ids // 10**9).tolist() == [1, 5, 9]
     assert near.tolist() == spread.tolist() == [1.0, 2.5, 3.25]
@@ -151,3 +151,15 @@ def test_similarities() -> None:
     left = (np.array([1, 5]), np.array([1.0, 2.0]))
     assert sparse_distance(left, left, "cosine") == pytest.approx(0)
     assert sparse_distance(left, left, "ip") == -5
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_the_best_of_many_are_the_same_by_blocks_and_by_listing(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    ids = np.sort(random.choice(30_000, size=int(random.integers(1, 9000)), replace=False)) + 7
+    scores = np.round(random.random(len(ids)) + 0.01, int(random.integers(1, 6)))  # ties, too
+    matches = bm25.accumulate([(ids, scores), (ids[:1], scores[:1])])
+    expected = bm25.best(*bm25.accumulate([(ids, scores), (ids[:1], scores[:1])]).pairs(), count)
+    found = matches.best(count)
+    assert found[0].tolist() == expected[0].tolist()
+    assert found[1].tolist() == expected[1].tolist()

@@ -27,6 +27,19 @@ Work = Callable[[], Op[T]]
 """Makes a fresh ``Op``; an engine may call it again after a serialization failure."""
 
 
+class Once:
+    """A write of one statement; an engine may run it without going through the generator."""
+
+    __slots__ = ("params", "sql")
+
+    def __init__(self, sql: str, params: Sequence[Any]) -> None:
+        self.sql = sql
+        self.params = params
+
+    def __call__(self) -> Op[Rows]:
+        return (yield Stmt(self.sql, self.params))
+
+
 class Node:
     """One open transaction or savepoint. ``after`` runs when the outermost one has committed."""
 

@@ -213,22 +213,57 @@ def impacts(term: Term, documents: int, average: float, weights: np.ndarray) -> 
     return ids, tf / (tf + norm) * (idf(term.frequency, documents) * term.weight)
 
 
-def accumulate(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of scores by identifier, over the parts in the order given; identifiers ascend."""
+class Matches:
+    """Scores by identifier. Few over a wide span are pairs; many over a narrow one lie in an array with a place for each,
+    from which the best can be taken without listing the others."""
+
+    __slots__ = ("_dense", "_low", "_pairs")
+
+    def __init__(
+        self, pairs: tuple[np.ndarray, np.ndarray] | None, dense: np.ndarray | None = None, low: int = 0
+    ) -> None:
+        self._pairs = pairs
+        self._dense = dense
+        self._low = low
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every identifier, ascending, and its score."""
+        if self._pairs is None:
+            assert self._dense is not None
+            hit = np.flatnonzero(self._dense)
+            self._pairs = hit + self._low, self._dense[hit]
+        return self._pairs
+
+    def best(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` best and every tie of the last one, best first, ties by identifier."""
+        if self._pairs is None and self._dense is not None and 0 < count <= len(self._dense) // (4 * _BLOCK):
+            # As many blocks as are wanted have a score of at least this, so no worse one is among the best.
+            tops = self._dense.reshape(-1, _BLOCK).max(axis=1)
+            edge = np.partition(tops, len(tops) - count)[len(tops) - count]
+            if edge > 0:
+                near = np.flatnonzero(self._dense >= edge)
+                return best(near + self._low, self._dense[near], count)
+        return best(*self.pairs(), count)
+
+
+_BLOCK: Final = 64
+
+
+def accumulate(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Matches:
+    """Sum of scores by identifier, over the parts in the order given."""
     parts = [p for p in parts if len(p[0])]
     if not parts:
-        return np.empty(0, np.int64), np.empty(0)
+        return Matches((np.empty(0, np.int64), np.empty(0)))
     if len(parts) == 1:
-        return parts[0]
+        return Matches(parts[0])
     low = min(int(ids[0]) for ids, _ in parts)
     span = max(int(ids[-1]) for ids, _ in parts) - low + 1
     total = sum(len(ids) for ids, _ in parts)
     if span <= max(200_000, 16 * total):
-        dense = np.zeros(span)
+        dense = np.zeros(-(-span // _BLOCK) * _BLOCK)
         for ids, scores in parts:
             dense[ids - low] += scores
-        hit = np.flatnonzero(dense)
-        return hit + low, dense[hit]
+        return Matches(None, dense, low)
     every = np.concatenate([ids for ids, _ in parts])
     unique, inverse = np.unique(every, return_inverse=True)
     summed = np.zeros(len(unique))
@@ -236,7 +271,7 @@ def accumulate(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarr
     for ids, scores in parts:
         summed[inverse[offset : offset + len(ids)]] += scores
         offset += len(ids)
-    return unique, summed
+    return Matches((unique, summed))
 
 
 def best(ids: np.ndarray, scores: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from ..errors import InvalidInput, QuerySyntaxError
@@ -48,6 +49,11 @@ def parse(text: str, fields: Collection[str] = ()) -> TextQuery:
     """
     if not isinstance(text, str):
         raise InvalidInput(f"query: expected text, got {type(text).__name__}")
+    return _parse(text, tuple(fields))
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str, fields: tuple[str, ...]) -> TextQuery:
     should: list[Clause] = []
     must: list[Clause] = []
     must_not: list[Clause] = []

@@ -103,7 +103,8 @@ class AsyncKV(Emitting):
 
     async def put(self, key: Key, value: Any, *, ttl: Duration | None = None) -> None:
         """Store a value, replacing value and expiry. ``ttl`` is seconds or a ``timedelta``, above 0."""
-        await self._put([self._row(key, value, ttl)])
+        ops = self._ops
+        await self._table._write(ops.put_one(ops.encode(self._row(key, value, ttl))), single=True)
         if self._listeners is not None:
             self._emit("put", key, deepcopy(value))
 
@@ -117,15 +118,11 @@ class AsyncKV(Emitting):
         due = expiry(ttl, self._engine.now())
         rows = {(found := self._key(k)): [found, self._text(v), due, new_version()] for k, v in pairs}
         if rows:
-            await self._put(list(rows.values()))
+            put, driver = self._ops.put, list(map(self._ops.encode, rows.values()))
+            await self._table._write(lambda: put(driver), single=len(driver) == 1)
             if self._listeners is not None:
                 for key, value in pairs:
                     self._emit("put", key, deepcopy(value))
-
-    async def _put(self, rows: list[list[Any]]) -> None:
-        ops = self._ops
-        driver = [ops.encode(r) for r in rows]
-        await self._table._write(lambda: ops.put(driver), single=len(driver) == 1)
 
     async def create(self, key: Key, value: Any, *, ttl: Duration | None = None) -> bool:
         """Store a value only if the key is free; ``True`` for exactly one of any number of racing callers."""

@@ -131,7 +131,7 @@ class AsyncRecords:
     async def put(self, key: str, value: dict[str, Any], *, ttl: Duration | None = None) -> None:
         """Create or overwrite. Without ``ttl`` an earlier expiry is cleared; ``created_at`` stays."""
         driver = self._ops.encode(self._row(key, value, ttl))
-        await self._table._write(lambda: self._ops.put([driver]), single=True)
+        await self._table._write(self._ops.put_one(driver), single=True)
 
     async def put_many(
         self, items: Mapping[str, dict[str, Any]] | Iterable[tuple[str, dict[str, Any]]], *, ttl: Duration | None = None

@@ -46,7 +46,7 @@ def create(table: SqlTable) -> list[str]:
     for columns in schema.unique:
         statements.append(index(table, columns, unique=True))
     if schema.ttl:
-        statements.append(index(table, (schema.ttl,)))
+        statements.append(_ttl_index(table))
     statements.extend(_search_indexes(table))
     return statements
 
@@ -96,6 +96,14 @@ def index(table: SqlTable, columns: tuple[str, ...], *, unique: bool = False) ->
     return f"CREATE {'UNIQUE ' if unique else ''}INDEX {name} ON {table.name} ({', '.join(parts)})"
 
 
+def _ttl_index(table: SqlTable) -> str:
+    """What the sweep uses; rows that never expire cost nothing."""
+    assert table.schema.ttl is not None
+    name = quote(derived_name(table.physical, "ttl", table.schema.ttl))
+    column = quote(table.schema.ttl)
+    return f"CREATE INDEX {name} ON {table.name} ({column}) WHERE {column} IS NOT NULL"
+
+
 def drop(table: SqlTable) -> list[str]:
     """Statements that drop the table and its side tables."""
     made = [f"DROP TABLE IF EXISTS {table.name}", *table.numbers.drop()]
@@ -141,7 +149,7 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
     known = [tuple(u) for u in old["unique"]]
     plan.statements.extend(index(table, u, unique=True) for u in table.schema.unique if u not in known)
     if table.schema.ttl and old["ttl"] is None:
-        plan.statements.append(index(table, (table.schema.ttl,)))
+        plan.statements.append(_ttl_index(table))
     if old["text"] != new["text"] and table.text is not None:
         if old["text"]:
             plan.statements.extend(TextIndex(table.dialect, table.physical, old["text"]).drop())

@@ -20,6 +20,7 @@ from .aggregate import aggregate
 from .dialect import Params, quote
 from .join import JoinPlan, join
 from .table import DOC, SqlTable
+from .text import TextMatch
 
 EXACT = 5000
 CHUNK = 200
@@ -40,45 +41,55 @@ def search_text(table: SqlTable, text: str, where: Criteria | None, limit: int |
     assert table.text is not None
     for _ in range(5):
         match = yield from table.text.match(text)
-        rows, gone = yield from _text_rows(table, match.ids, match.scores, match.verify, where, limit)
+        rows, gone = yield from _text_rows(table, match, where, limit)
         if not gone:  # else a row left between the two statements: look again
             break
     return Found(rows, "bm25", match.reach, match.terms)
 
 
 def _text_rows(
-    table: SqlTable,
-    ids: np.ndarray,
-    scores: np.ndarray,
-    verify: list[tuple[Clause, bool]],
-    where: Criteria | None,
-    limit: int | None,
+    table: SqlTable, match: TextMatch, where: Criteria | None, limit: int | None
 ) -> Op[tuple[list[tuple[Sequence[Any], float]], bool]]:
+    """Rows in score order, and whether one that matched had gone."""
+    free = where is None and not match.verify and table.schema.ttl is None
+    if free and limit:
+        top = match.matches.best(limit)
+        found = yield from _ranked(table, match, *top, None)
+        return found[:limit], len(found) < len(top[0])
+    ids, scores = match.matches.pairs()
     wanted = len(ids) if limit is None else limit
     if where is not None and len(ids) > EXACT:
         allowed = yield from _allowed(table, where)
         if allowed is not None:
             keep = np.isin(ids, allowed)
             ids, scores = ids[keep], scores[keep]
-    free = where is None and not verify and table.schema.ttl is None
-    found: list[tuple[Sequence[Any], float]] = []
+    found = []
     gone = False
-    size = min(len(ids), max(wanted if free else CHUNK, wanted))
+    size = min(len(ids), max(CHUNK, wanted))
     while len(ids) and len(found) < wanted:
-        top, values = bm25.best(ids, scores, min(size, len(ids)))
-        got = yield from rows_by(table, DOC, top.tolist(), where)
-        gone = gone or (free and len(got) < len(top))
-        ranked = sorted(
-            ((got[i], v) for i, v in zip(top.tolist(), values.tolist(), strict=True) if i in got),
-            key=lambda pair: (-pair[1], key_order(table, pair[0])),
-        )
-        found.extend(pair for pair in ranked if _verified(table, pair[0], verify))
-        if len(top) == len(ids):
+        best, values = bm25.best(ids, scores, min(size, len(ids)))
+        ranked = yield from _ranked(table, match, best, values, where)
+        gone = gone or (free and len(ranked) < len(best))
+        found.extend(ranked)
+        if len(best) == len(ids):
             break
         rest = scores < values[-1]
         ids, scores = ids[rest], scores[rest]
         size *= 4
     return found[:wanted], gone
+
+
+def _ranked(
+    table: SqlTable, match: TextMatch, ids: np.ndarray, scores: np.ndarray, where: Criteria | None
+) -> Op[list[tuple[Sequence[Any], float]]]:
+    """The rows of some documents, best first, ties by key."""
+    numbers = ids.tolist()
+    got = yield from rows_by(table, DOC, numbers, where)
+    ranked = sorted(
+        ((got[i], v) for i, v in zip(numbers, scores.tolist(), strict=True) if i in got),
+        key=lambda pair: (-pair[1], key_order(table, pair[0])),
+    )
+    return [pair for pair in ranked if _verified(table, pair[0], match.verify)]
 
 
 def _verified(table: SqlTable, row: Sequence[Any], verify: list[tuple[Clause, bool]]) -> bool:

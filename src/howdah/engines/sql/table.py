@@ -8,7 +8,7 @@ from typing import Any
 
 from ...criteria import Criteria
 from ...schema import Schema
-from ..base import Op, Rows, Stmt
+from ..base import Once, Op, Rows, Stmt, Work
 from .changes import ChangeLog
 from .compile import SqlDialect
 from .dialect import Params, quote
@@ -24,13 +24,14 @@ class SqlTable(ReadableTable):
     def __init__(self, dialect: SqlDialect, schema: Schema, physical: str, now: Callable[[], float]) -> None:
         super().__init__(dialect, schema, physical, now)
         self.log = ChangeLog(self)
+        self.plain = not self.hidden and not (schema.ttl and schema.unique)
+        """Whether a write touches the table alone."""
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    @property
-    def plain(self) -> bool:
-        """Whether a write touches the table alone."""
-        return not self.hidden and not (self.schema.ttl and self.schema.unique)
+    def put_one(self, row: DriverRow) -> Work[Any]:
+        """Insert or replace one row; a single statement if the table is ``plain``."""
+        return Once(self._upsert_one, row) if self.plain else lambda: self.put([row])
 
     def put(self, rows: Sequence[DriverRow]) -> Op[None]:
         """Insert or replace rows with different keys."""

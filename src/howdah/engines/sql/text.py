@@ -29,8 +29,7 @@ MERGE_TERMS = 2000
 class TextMatch:
     """Everything that a text query matched, before rows are fetched. ``verify`` are phrases still to be checked."""
 
-    ids: np.ndarray
-    scores: np.ndarray
+    matches: bm25.Matches
     reach: float
     verify: list[tuple[Clause, bool]]
     terms: dict[str, int] = field(default_factory=dict)
@@ -170,21 +169,18 @@ class TextIndex:
                     term = bm25.Term(found, frequency, columns=field)
                     parts.append(bm25.impacts(term, documents, average, self._weights))
             reach += known or bm25.idf(0, max(documents, 1))
-        ids, scores = bm25.accumulate(parts)
+        matches = bm25.accumulate(parts)
         verify: list[tuple[Clause, bool]] = []
         for clause in query.must:
-            keep = self._documents(clause, postings, expansions)
-            chosen = np.isin(ids, keep)
-            ids, scores = ids[chosen], scores[chosen]
+            matches = _only(matches, self._documents(clause, postings, expansions), inside=True)
             if len(clause.phrase) > 1:
                 verify.append((clause, True))
         for clause in query.must_not:
             if len(clause.phrase) > 1:
                 verify.append((clause, False))
             else:
-                chosen = ~np.isin(ids, self._documents(clause, postings, expansions))
-                ids, scores = ids[chosen], scores[chosen]
-        return TextMatch(ids, scores, reach, verify, {t: p[2] for t, p in postings.items()})
+                matches = _only(matches, self._documents(clause, postings, expansions), inside=False)
+        return TextMatch(matches, reach, verify, {t: p[2] for t, p in postings.items()})
 
     def _documents(
         self,
@@ -262,6 +258,12 @@ class TextIndex:
         yield Stmt(f"DELETE FROM {self.post} WHERE term = {p(1, '')} AND part = {p(2, '')}", gone, many=True)
         yield Stmt(self._add_post, made, many=True)
         return stop
+
+
+def _only(matches: bm25.Matches, documents: np.ndarray, *, inside: bool) -> bm25.Matches:
+    ids, scores = matches.pairs()
+    chosen = np.isin(ids, documents, invert=not inside)
+    return bm25.Matches((ids[chosen], scores[chosen]))
 
 
 def _union(found: Sequence[bm25.Postings], columns: int) -> bm25.Postings:

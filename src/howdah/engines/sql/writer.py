@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from ...errors import Closed, TransactionError
-from ..base import Work
+from ..base import Once, Work
 from .connection import run, translate
 
 fcntl: ModuleType | None
@@ -262,6 +262,9 @@ class Writer:
             # A failing statement undoes itself, so a write of one statement needs no savepoint.
             alone = item.single or len(batch) == 1
             try:
+                if type(item.work) is Once:
+                    item.result = self._once(item.work)
+                    continue
                 if not alone:
                     execute("SAVEPOINT item")
                 item.result = run(self.connection, item.work(), self.place)
@@ -288,6 +291,12 @@ class Writer:
         except BaseException as error:
             for item in batch:
                 item.error = item.error or error
+
+    def _once(self, work: Once) -> Any:
+        try:
+            return self.connection.execute(work.sql, work.params).fetchall()
+        except apsw.Error as error:
+            raise translate(error, self.place) from error
 
     def close(self) -> None:
         """Finish what waits, then close the connection."""
