@@ -18,11 +18,14 @@ SOURCES = {
     "records": "stores/records",
     "vectors": "stores/vectors",
     "blobs": "stores/blobs",
+    "claim": "stores/claim",
+    "queue": "stores/queue",
     "corpus": "corpus/corpus",
     "store": "store",
 }
 WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
 BY_HAND = {"AsyncTransaction"}
+INTERNAL = {"key_of", "put_stored", "mapped", "polled", "resync", "reading", "stream_snapshot", "exchange", "complete"}
 HEADER = '"""{doc} Blocking twin of ``howdah.{module}``, made by tools/blocking.py: change that, not this."""\n'
 TRANSACT = '''
     def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
@@ -58,11 +61,18 @@ def public_classes() -> dict[str, str]:
 
 
 CLASSES = public_classes()
-EMITTING = next(
-    n.body
-    for n in ast.parse((PACKAGE / "events.py").read_text()).body
-    if isinstance(n, ast.ClassDef) and n.name == "Emitting"
-)
+MIXINS = {"Emitting": "events", "Finding": "stores/finding"}
+
+
+def mixed_in(node: ast.ClassDef) -> list[ast.stmt]:
+    """What a class has from bases that are made for several, or split off for length."""
+    found: list[ast.stmt] = []
+    for base in node.bases:
+        source = MIXINS.get(ast.unparse(base))
+        if source is not None:
+            tree = ast.parse((PACKAGE / f"{source}.py").read_text())
+            found += next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == ast.unparse(base))
+    return found
 
 
 def rename(text: str) -> str:
@@ -109,7 +119,7 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     special = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
     if (name.startswith("_") and name not in special) or (cls == "AsyncStore" and name in ("transact", "close")):
         return None
-    if name in ("key_of", "put_stored", "mapped", "polled", "reading", "resync", "stream_snapshot"):
+    if name in INTERNAL:
         return None
     result = rename(ast.unparse(node.returns)) if node.returns else "None"
     if name == "subscribe":
@@ -140,13 +150,17 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
         return f"{head}        return Transaction({inner}, self._run, self)\n"
     if twin:
         return f"{head}        return {rename(twin)}({inner}, self._run)\n"
+    if result == "Claim | None":
+        return f"{head}        found = {inner}\n        return None if found is None else Claim(found, self._run)\n"
+    if result == "list[Claim]":
+        return f"{head}        return [Claim(found, self._run) for found in {inner}]\n"
     return f"{head}        return {inner}\n"
 
 
 def subscription(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """The blocking twin of ``subscribe``, which needs a thread."""
     names = [a.arg for a in node.args.kwonlyargs if a.arg != "poll"]
-    passed = ", ".join(n for n in names)
+    passed = ", ".join(f"{n}={n}" for n in names)
     return (
         f"    def subscribe({rename(ast.unparse(node.args))}) -> Callable[[], None]:\n"
         f'        """{ast.get_docstring(node, clean=False)}"""\n'
@@ -166,7 +180,7 @@ def twin(node: ast.ClassDef) -> str:
         f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
         "        self._async = inner\n        self._run = run\n"
     )
-    body = [*node.body, *(EMITTING if any(ast.unparse(b) == "Emitting" for b in node.bases) else [])]
+    body = [*node.body, *mixed_in(node)]
     lines.extend(
         m for n in body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) if (m := method(node.name, n))
     )
@@ -225,7 +239,11 @@ def module_text(module: str, source: str) -> str:
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
     ]
     lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
-    lines += ["from .subscription import subscribed, waited", "from ..events import Listener"]
+    lines += [
+        "from .subscription import subscribed, waited",
+        "from ..events import Listener",
+        "from ..stores.job import JobStatus",
+    ]
     lines += ["from collections.abc import Callable", "from datetime import timedelta"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "store":

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .blocking.changes import (
         Changes as Changes,
     )
+    from .blocking.claim import (
+        Claim as Claim,
+    )
     from .blocking.connect import (
         connect as connect,
     )
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     )
     from .blocking.query import (
         Query as Query,
+    )
+    from .blocking.queue import (
+        Queue as Queue,
     )
     from .blocking.records import (
         Records as Records,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from .errors import (
         Ambiguous as Ambiguous,
         BackendError as BackendError,
+        ClaimLost as ClaimLost,
         Closed as Closed,
         Conflict as Conflict,
         Corrupt as Corrupt,
@@ -74,6 +81,7 @@ if TYPE_CHECKING:
         InvalidName as InvalidName,
         InvalidPath as InvalidPath,
         InvalidValue as InvalidValue,
+        JobNotFound as JobNotFound,
         Lagged as Lagged,
         LimitExceeded as LimitExceeded,
         ModelUnavailable as ModelUnavailable,
@@ -118,15 +126,29 @@ if TYPE_CHECKING:
         AsyncBlobs as AsyncBlobs,
         BlobRef as BlobRef,
     )
+    from .stores.claim import (
+        AsyncClaim as AsyncClaim,
+    )
     from .stores.common import (
         Versioned as Versioned,
+    )
+    from .stores.job import (
+        Job as Job,
+        JobStatus as JobStatus,
+        Retry as Retry,
     )
     from .stores.kv import (
         AsyncKV as AsyncKV,
     )
+    from .stores.queue import (
+        AsyncQueue as AsyncQueue,
+    )
     from .stores.records import (
         AsyncRecords as AsyncRecords,
         Entry as Entry,
+    )
+    from .stores.schedule import (
+        Schedule as Schedule,
     )
     from .stores.vectors import (
         AsyncVectors as AsyncVectors,
@@ -149,19 +171,21 @@ _WHERE: Final = {
     "aggregates": "avg_ count_ max_ min_ sum_",
     "blocking.blobs": "Blob Blobs",
     "blocking.changes": "Changes",
+    "blocking.claim": "Claim",
     "blocking.connect": "connect",
     "blocking.corpus": "Corpus",
     "blocking.kv": "KV",
     "blocking.query": "Query",
+    "blocking.queue": "Queue",
     "blocking.records": "Records",
     "blocking.store": "Store",
     "blocking.table": "Table",
     "blocking.vectors": "Vectors",
     "changes": "AsyncChanges Change",
     "corpus.corpus": "AsyncCorpus",
-    "errors": "Ambiguous BackendError Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
+    "errors": "Ambiguous BackendError ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
     " EmptyCriteria Error Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
-    " InvalidValue Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound QuerySyntaxError SetupRequired StartupError"
+    " InvalidValue JobNotFound Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound QuerySyntaxError SetupRequired StartupError"
     " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported",
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",
@@ -169,9 +193,13 @@ _WHERE: Final = {
     "search.fusion": "DBSF RRF",
     "store": "AsyncStore connect_async",
     "stores.blobs": "AsyncBlob AsyncBlobs BlobRef",
+    "stores.claim": "AsyncClaim",
     "stores.common": "Versioned",
+    "stores.job": "Job JobStatus Retry",
     "stores.kv": "AsyncKV",
+    "stores.queue": "AsyncQueue",
     "stores.records": "AsyncRecords Entry",
+    "stores.schedule": "Schedule",
     "stores.vectors": "AsyncVectors Vector",
     "table": "AsyncTable",
     "values": "DELETE KEEP MISSING NULL fingerprint",

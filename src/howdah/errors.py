@@ -84,6 +84,10 @@ class UnknownCollection(NotFound):
     """A collection that the corpus does not have."""
 
 
+class JobNotFound(NotFound):
+    """A job that the queue does not have."""
+
+
 class BackendError(Error):
     """The database or bucket failed."""
 
@@ -134,6 +138,10 @@ class SetupRequired(Error):
     def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.findings = findings
+
+
+class ClaimLost(Error):
+    """A claim is no longer this worker's: its lease went to another one, or the job was finished or deleted."""
 
 
 class Lagged(Error):

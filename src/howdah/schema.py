@@ -92,6 +92,15 @@ class Column:
         return self.kind
 
 
+@dataclass(frozen=True, slots=True)
+class SparseIndex:
+    """An ordered index of the rows whose column ``on`` is not null: what has been dealt with leaves it."""
+
+    columns: tuple[str, ...]
+    on: str
+    unique: bool = False
+
+
 @dataclass(frozen=True)
 class Schema:
     """A table's declaration, checked. ``name`` is its public name; physical names fold case."""
@@ -106,6 +115,9 @@ class Schema:
     client_keys: ClientKeys = "if-missing"
     kept: Mapping[str, str] = field(default_factory=dict)
     """Columns that a replacement leaves as they were, unless the old row had expired by the moment in the other column."""
+    sparse: tuple[SparseIndex, ...] = ()
+    tell: tuple[str, ...] = ()
+    """Inserts, and updates of these columns, wake processes that wait for changes, whether or not they are logged."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
@@ -151,6 +163,7 @@ class Schema:
             "unique": [list(u) for u in self.unique],
             "text": dict(self.text),
             "ttl": self.ttl,
+            "sparse": [[list(i.columns), i.on, i.unique] for i in self.sparse],
         }
 
     def built_indexes(self) -> tuple[tuple[str, ...], ...]:
@@ -181,6 +194,8 @@ def build(
     ttl: str | None = None,
     client_keys: ClientKeys = "if-missing",
     kept: Mapping[str, str] | None = None,
+    sparse: Iterable[SparseIndex] = (),
+    tell: Iterable[str] = (),
     internal: bool = False,
 ) -> Schema:
     """A checked ``Schema``; raises ``InvalidName``, ``UnknownColumn`` or ``InvalidInput`` saying what is wrong."""
@@ -207,6 +222,8 @@ def build(
         ttl,
         client_keys,
         kept or {},
+        tuple(sparse),
+        tuple(tell),
     )
     _check(schema)
     marked = tuple(replace(c, nullable=False) if c.name in keys else c for c in columns)

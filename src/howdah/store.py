@@ -18,6 +18,7 @@ from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .stores.blobs import AsyncBlobs
 from .stores.kv import AsyncKV
+from .stores.queue import AsyncQueue
 from .stores.records import AsyncRecords
 from .stores.vectors import AsyncVectors, open_vectors
 from .table import AsyncTable
@@ -184,6 +185,10 @@ class AsyncStore:
             grace=grace,
             prefix=self._prefix,
         )
+
+    def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> AsyncQueue:
+        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
+        return AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix)
 
     def corpus(
         self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None

@@ -93,30 +93,37 @@ def check_json(value: Any, where: str = "value", depth: int = 0) -> None:
 
 
 def _fine(value: Any, depth: int = 0) -> bool:
-    """Whether a value is surely storable; quick, since nearly all are. The others are looked at by ``check_json``."""
+    """Whether a value is surely storable; quick, since nearly all are. The others are looked at by ``check_json``.
+
+    Texts and integers are looked at where they stand: a call for each would cost as much as writing it as JSON.
+    """
     kind = type(value)
-    if kind is str:
-        return value.isascii() and "\0" not in value
-    if kind is int:
-        return bool(INT_MIN <= value <= INT_MAX)
-    if kind is float:
-        return math.isfinite(value)
     if kind is dict:
-        if depth >= MAX_JSON_DEPTH:
-            return False
-        for key, item in value.items():
+        for key in value:
             if type(key) is not str or not key.isascii() or "\0" in key:
                 return False
-            inner = type(item)
-            if inner is str:
-                if not item.isascii() or "\0" in item:
-                    return False
-            elif inner is not bool and item is not None and not _fine(item, depth + 1):
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        if kind is str:
+            return value.isascii() and "\0" not in value
+        if kind is int:
+            return bool(INT_MIN <= value <= INT_MAX)
+        return math.isfinite(value) if kind is float else kind is bool or value is None
+    if depth >= MAX_JSON_DEPTH:
+        return False
+    for item in items:
+        inner = type(item)
+        if inner is str:
+            if not item.isascii() or "\0" in item:
                 return False
-        return True
-    if kind is list:
-        return depth < MAX_JSON_DEPTH and all([_fine(item, depth + 1) for item in value])
-    return kind is bool or value is None
+        elif inner is int:
+            if not INT_MIN <= item <= INT_MAX:
+                return False
+        elif inner is not bool and item is not None and not _fine(item, depth + 1):
+            return False
+    return True
 
 
 def _make_encoder() -> Callable[[Any], str]:

@@ -128,7 +128,7 @@ class Records:
         self, callback: Callable[[Change[dict[str, Any]]], Any], *, prefix: str = "", poll: float | timedelta = 1
     ) -> Callable[[], None]:
         """Call ``callback(change)`` for every change under a prefix from now on; the function returned ends it at once."""
-        return subscribed(self.changes(prefix), callback, poll)
+        return subscribed(self.changes(prefix=prefix), callback, poll)
 
     def sweep(self) -> int:
         """Delete expired records now instead of in the background; how many."""

@@ -15,6 +15,7 @@ from ..store import AsyncStore, T
 from .blobs import Blobs
 from .corpus import Corpus
 from .kv import KV
+from .queue import Queue
 from .records import Records
 from .runner import Runner
 from .table import Table
@@ -148,6 +149,10 @@ class Store:
         put, at the earliest.
         """
         return Blobs(self._async.blobs(name, max_bytes=max_bytes, at=at, owner=owner, grace=grace), self._run)
+
+    def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> Queue:
+        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
+        return Queue(self._async.queue(name, scope=scope), self._run)
 
     def corpus(self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None) -> Corpus:
         """Documents: folders kept in step with their files, searched by words and by meaning.

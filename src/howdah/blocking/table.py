@@ -208,7 +208,7 @@ class Table(Generic[R]):
 
         A failing callback is logged. Where nothing is pushed, other processes' changes come at most ``poll`` seconds late.
         """
-        return subscribed(self.changes(where), callback, poll)
+        return subscribed(self.changes(where=where), callback, poll)
 
     def search(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ..criteria import Criteria
 from ..schema import Schema
 
 T = TypeVar("T")
@@ -38,6 +39,24 @@ class Once:
 
     def __call__(self) -> Op[Rows]:
         return (yield Stmt(self.sql, self.params))
+
+
+class Take(NamedTuple):
+    """At most ``limit`` rows that match, in ascending ``order``: ``patch`` is set on them and ``bump`` columns grow by 1."""
+
+    where: Criteria
+    order: Sequence[str]
+    limit: int
+    patch: Mapping[str, Any]
+    bump: Sequence[str]
+
+
+class Patches(NamedTuple):
+    """New values of ``columns`` for rows that have the given values of ``match``, which begins with the key."""
+
+    match: Sequence[str]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
 
 
 class Node:

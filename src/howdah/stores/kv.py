@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from random import getrandbits
 from typing import Any
 
 import pydantic
@@ -115,10 +116,14 @@ class AsyncKV(Emitting):
         pairs = as_list(items.items() if isinstance(items, Mapping) else items, "put_many")
         if any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
             raise InvalidInput("put_many takes a mapping or (key, value) pairs")
-        due = expiry(ttl, self._engine.now())
-        rows = {(found := self._key(k)): [found, self._text(v), due, new_version()] for k, v in pairs}
+        ops, check, encode, random = self._ops, self._key, self._text, getrandbits
+        due = ops.encode_value("expires_at", expiry(ttl, self._engine.now()))
+        rows = {(found := check(k)): [found, encode(v), due, random(63)] for k, v in pairs}
         if rows:
-            put, driver = self._ops.put, list(map(self._ops.encode, rows.values()))
+            put, driver = ops.put, list(rows.values())
+            if ops.encodes("value"):
+                for row in driver:
+                    row[1] = ops.encode_value("value", row[1])
             await self._table._write(lambda: put(driver), single=len(driver) == 1)
             if self._listeners is not None:
                 for key, value in pairs:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import SetupRequired
-from ...schema import Column
+from ...schema import Column, SparseIndex
+from .changes import CHANNEL
 from .dialect import derived_name, quote, text_literal
 from .table import DOC, STALE, SqlTable, version_column
 from .text import TextIndex
@@ -46,7 +47,9 @@ def create(table: SqlTable) -> list[str]:
     for columns in schema.unique:
         statements.append(index(table, columns, unique=True))
     if schema.ttl:
-        statements.append(_ttl_index(table))
+        statements.append(_sparse_index(table, SparseIndex((schema.ttl,), schema.ttl)))
+    statements.extend(_sparse_index(table, i) for i in schema.sparse)
+    statements.extend(_tell(table))
     statements.extend(_search_indexes(table))
     return statements
 
@@ -96,17 +99,34 @@ def index(table: SqlTable, columns: tuple[str, ...], *, unique: bool = False) ->
     return f"CREATE {'UNIQUE ' if unique else ''}INDEX {name} ON {table.name} ({', '.join(parts)})"
 
 
-def _ttl_index(table: SqlTable) -> str:
-    """What the sweep uses; rows that never expire cost nothing."""
-    assert table.schema.ttl is not None
-    name = quote(derived_name(table.physical, "ttl", table.schema.ttl))
-    column = quote(table.schema.ttl)
-    return f"CREATE INDEX {name} ON {table.name} ({column}) WHERE {column} IS NOT NULL"
+def _sparse_index(table: SqlTable, wanted: SparseIndex) -> str:
+    name = quote(derived_name(table.physical, "sp", wanted.on, *wanted.columns))
+    columns = ", ".join(map(quote, wanted.columns))
+    return (
+        f"CREATE {'UNIQUE ' if wanted.unique else ''}INDEX {name} ON {table.name} ({columns})"
+        f" WHERE {quote(wanted.on)} IS NOT NULL"
+    )
+
+
+def _tell(table: SqlTable) -> list[str]:
+    """What wakes other processes of a Postgres server; those of a SQLite file look by themselves."""
+    if not table.schema.tell or table.dialect.name == "sqlite":
+        return []
+    name = derived_name(table.physical, "tell")
+    function = table.dialect.qualify(name)
+    return [
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $tell$ BEGIN"
+        f" PERFORM pg_notify('{CHANNEL}', {text_literal(table.name)}); RETURN NULL; END $tell$",
+        f"CREATE OR REPLACE TRIGGER {quote(name)} AFTER INSERT OR UPDATE OF {', '.join(map(quote, table.schema.tell))}"
+        f" OR DELETE ON {table.name} FOR EACH STATEMENT EXECUTE FUNCTION {function}()",
+    ]
 
 
 def drop(table: SqlTable) -> list[str]:
     """Statements that drop the table and its side tables."""
     made = [f"DROP TABLE IF EXISTS {table.name}", *table.numbers.drop()]
+    if table.schema.tell and table.dialect.name == "postgres":
+        made.append(f"DROP FUNCTION IF EXISTS {table.dialect.qualify(derived_name(table.physical, 'tell'))}()")
     if table.text is not None:
         made.extend(table.text.drop())
     for column in table.versioned:
@@ -149,7 +169,11 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
     known = [tuple(u) for u in old["unique"]]
     plan.statements.extend(index(table, u, unique=True) for u in table.schema.unique if u not in known)
     if table.schema.ttl and old["ttl"] is None:
-        plan.statements.append(_ttl_index(table))
+        plan.statements.append(_sparse_index(table, SparseIndex((table.schema.ttl,), table.schema.ttl)))
+    before_sparse = old.get("sparse", [])
+    plan.statements.extend(
+        _sparse_index(table, i) for i in table.schema.sparse if [list(i.columns), i.on, i.unique] not in before_sparse
+    )
     if old["text"] != new["text"] and table.text is not None:
         if old["text"]:
             plan.statements.extend(TextIndex(table.dialect, table.physical, old["text"]).drop())
@@ -255,4 +279,5 @@ def covers(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
         and stored["key"] == wanted["key"]
         and stored["text"] == wanted["text"]
         and stored["ttl"] == wanted["ttl"]
+        and all(i in stored.get("sparse", []) for i in wanted["sparse"])
     )

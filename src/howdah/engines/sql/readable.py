@@ -106,6 +106,10 @@ class ReadableTable:
                 made[place] = encode(made[place])
         return made
 
+    def encodes(self, name: str) -> bool:
+        """Whether a column's driver form differs from the checked one."""
+        return any(self.schema.names[place] == name for place, _ in self._encoding)
+
     def encode_value(self, name: str, value: Any) -> Any:
         """One checked value in driver form."""
         return self.compiler.value(name, value)
@@ -217,7 +221,9 @@ class ReadableTable:
         chosen = [f"t.{quote(n)}" for n in names]
         if sort_keys:
             chosen.extend(self.compiler.sort_key(o)[0] for o in orders)
-        sql = f"SELECT {', '.join(chosen)} FROM {self.name} t{condition} ORDER BY {self.compiler.order_by(orders)}"
+        sql = f"SELECT {', '.join(chosen)} FROM {self.name} t{condition}"
+        if orders:
+            sql += f" ORDER BY {self.compiler.order_by(orders)}"
         # The limit is part of the text: as a parameter, Postgres plans for a tenth of the table.
         if limit is not None:
             sql += f" LIMIT {limit}"

@@ -12,13 +12,14 @@ from ..base import Once, Op, Rows, Stmt, Work
 from .changes import ChangeLog
 from .compile import SqlDialect
 from .dialect import Params, quote
-from .readable import BATCH, DOC, STALE, DriverRow, Key, ReadableTable, version_column
+from .readable import BATCH, DOC, STALE, DriverRow, Key, version_column
+from .taking import TakingTable
 from .text import Document
 
 __all__ = ["BATCH", "DOC", "STALE", "DriverRow", "Key", "SqlTable", "version_column"]
 
 
-class SqlTable(ReadableTable):
+class SqlTable(TakingTable):
     """Operations on one table. Rows go in and come out in driver form, columns in declared order."""
 
     def __init__(self, dialect: SqlDialect, schema: Schema, physical: str, now: Callable[[], float]) -> None:

@@ -1,0 +1,121 @@
+"""What queues need of a SQL table: plain inserts, rows taken by exactly one of many takers, many rows changed at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..base import Op, Patches, Rows, Stmt, Take
+from .dialect import Params, quote
+from .readable import BATCH, DriverRow, ReadableTable
+
+
+class TakingTable(ReadableTable):
+    """A table whose rows are taken, worked on and marked."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether an ``exchange``, and an ``insert`` of a thousand rows, is one statement."""
+        return self.dialect.name == "postgres"
+
+    def insert(self, rows: Sequence[DriverRow]) -> Op[None]:
+        """Insert rows with fresh keys."""
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            if len(batch) == 1:
+                yield Stmt(self._insert_one, batch[0])
+            elif self.dialect.name == "postgres":
+                yield Stmt(self._insert_many, [list(column) for column in zip(*batch, strict=True)])
+            else:
+                # With RETURNING, SQLite's driver would stop at the first row.
+                yield Stmt(self._insert_one.rpartition(" RETURNING ")[0], batch, many=True)
+
+    def insert_unless(self, row: DriverRow, on: Sequence[str], present: str) -> Op[bool]:
+        """Insert a row unless another has its values of a sparse unique index, whose column ``present`` is not null."""
+        head = self._insert_one.rpartition(" ON CONFLICT (")[0]
+        columns, key = (", ".join(map(quote, names)) for names in (on, self.schema.key))
+        target = f"ON CONFLICT ({columns}) WHERE {quote(present)} IS NOT NULL DO NOTHING"
+        return bool((yield Stmt(f"{head} {target} RETURNING {key}", row)))
+
+    def take(self, wanted: Take) -> Op[Rows]:
+        """Take rows; whoever takes at the same time gets others. The rows as they are now, in order."""
+        params = Params(self.dialect)
+        key = ", ".join(map(quote, self.schema.key))
+        sets = self._sets(wanted, params)
+        chosen = self._chosen(wanted, params)
+        if self.dialect.name == "sqlite":
+            sql = f"UPDATE {self.name} AS u SET {sets} WHERE ({key}) IN ({chosen}) RETURNING {self._plain_selection()}"
+        else:
+            sql = f"WITH c AS MATERIALIZED ({chosen}) UPDATE {self.name} AS u SET {sets} FROM c WHERE {self._same_key()} RETURNING {self._plain_selection('u.')}"
+        return self._in_order(wanted, (yield Stmt(sql, params.values)))
+
+    def _sets(self, wanted: Take, params: Params) -> str:
+        sets = [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in wanted.patch.items()]
+        sets += [f"{quote(n)} = u.{quote(n)} + 1" for n in wanted.bump]
+        return ", ".join(sets)
+
+    def _chosen(self, wanted: Take, params: Params) -> str:
+        key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
+        order = ", ".join(f"t.{quote(c)}" for c in wanted.order)
+        skip = " FOR UPDATE SKIP LOCKED" if self._for_update else ""
+        # The limit is part of the text: as a parameter, Postgres plans for a tenth of the table.
+        condition = self.condition(wanted.where, params)
+        return f"SELECT {key} FROM {self.name} t{condition} ORDER BY {order} LIMIT {wanted.limit}{skip}"
+
+    def _same_key(self) -> str:
+        return " AND ".join(f"u.{quote(k)} = c.{quote(k)}" for k in self.schema.key)
+
+    def _plain_selection(self, alias: str = "") -> str:
+        return ", ".join(f"{alias}{quote(n)}" for n in self.schema.names)
+
+    def _in_order(self, wanted: Take, rows: Rows) -> Rows:
+        places = [self.schema.names.index(c) for c in wanted.order]
+        return sorted(rows, key=lambda row: tuple(row[p] for p in places))
+
+    def patch_each(self, patches: Patches) -> Op[set[Any]]:
+        """Change each row by itself; the first match column (the key) of those that did match."""
+        if self.dialect.name == "postgres":
+            params = Params(self.dialect)
+            rows = yield Stmt(self._patch_sql(patches, params), params.values)
+            return {r[0] for r in rows}
+        p, by_name, first = self.dialect.placeholder, self.schema.by_name, len(patches.match) + 1
+        same = " AND ".join(f"{quote(n)} = {p(i, by_name[n].kind)}" for i, n in enumerate(patches.match, 1))
+        sets = ", ".join(f"{quote(n)} = {p(i, by_name[n].kind)}" for i, n in enumerate(patches.columns, first))
+        sql = f"UPDATE {self.name} SET {sets} WHERE {same} RETURNING {quote(patches.match[0])}"
+        done: set[Any] = set()
+        for row in patches.rows:
+            done.update(r[0] for r in (yield Stmt(sql, row)))
+        return done
+
+    def _patch_sql(self, patches: Patches, params: Params) -> str:
+        names = [f"m{i}" for i in range(len(patches.match))] + [f"c{i}" for i in range(len(patches.columns))]
+        arrays = []
+        for place, column in enumerate((*patches.match, *patches.columns)):
+            params.values.append([row[place] for row in patches.rows])
+            arrays.append(f"${len(params.values)}::{self._array_type(column)}[]")
+        sets = ", ".join(f"{quote(n)} = v.c{i}" for i, n in enumerate(patches.columns))
+        same = " AND ".join(f"p.{quote(n)} = v.m{i}" for i, n in enumerate(patches.match))
+        return (
+            f"UPDATE {self.name} AS p SET {sets} FROM unnest({', '.join(arrays)}) AS v({', '.join(names)})"
+            f" WHERE {same} RETURNING p.{quote(patches.match[0])}"
+        )
+
+    def exchange(self, patches: Patches, wanted: Take) -> Op[tuple[set[Any], Rows]]:
+        """Change some rows and take others, in one round trip where there is one to save."""
+        if not patches.rows:
+            return set(), (yield from self.take(wanted))
+        if self.dialect.name == "sqlite":
+            done = yield from self.patch_each(patches)
+            return done, (yield from self.take(wanted))
+        params = Params(self.dialect)
+        changed = self._patch_sql(patches, params)
+        sets, chosen = self._sets(wanted, params), self._chosen(wanted, params)
+        sql = (
+            f"WITH d AS ({changed}), c AS MATERIALIZED ({chosen}), taken AS (UPDATE {self.name} AS u SET {sets} FROM c"
+            f" WHERE {self._same_key()} RETURNING {self._plain_selection('u.')})"
+            f" SELECT (SELECT array_agg({quote(patches.match[0])}) FROM d), taken.* FROM (SELECT 1) one LEFT JOIN taken ON true"
+        )
+        rows = yield Stmt(sql, params.values)
+        place = 1 + self.key_places[0]
+        taken = [tuple(r)[1:] for r in rows if r[place] is not None]
+        return set(rows[0][0] or ()), self._in_order(wanted, taken)

@@ -1,0 +1,451 @@
+"""A job queue: a table of jobs with an atomic ``claim``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from ..changes import AsyncChanges, Change, subscribe
+from ..criteria import And, Compare, Criteria, In, Null, Or
+from ..engines.base import Engine, Op, Patches, Take
+from ..errors import InvalidInput, JobNotFound, Timeout
+from ..ids import uuid7
+from ..naming import store_table
+from ..pages import check_limit
+from ..rows import RowType
+from ..schema import build
+from ..table import AsyncTable
+from ..values import as_list, check_json, check_name, check_text, encode_json, fingerprint as fingerprint_of, seconds
+from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
+from .common import Duration, moment
+from .finding import Finding
+from .job import ACTIVE, COLUMNS, SPARSE, TELL, Job, JobStatus
+from .schedule import Schedule, Schedules
+from .settling import PAUSED, RESET, patches, settled
+from .stream import Streams
+
+SETTLE_EVERY = 0.25
+"""Seconds between two looks for expired leases, deadlines and schedules; who claims looks."""
+NOT_PAUSED = Compare("status", "!=", PAUSED)
+
+
+class AsyncQueue(Finding):
+    """Jobs of one queue and scope. Opened by ``store.queue(name)``."""
+
+    def __init__(self, engine: Engine, name: str, *, scope: Mapping[str, Any] | None = None, prefix: str = "") -> None:
+        self._engine = engine
+        self._name = name
+        self._tags = _check_scope(scope)
+        self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
+        physical = store_table("queue", name)
+        schema = build(physical, COLUMNS, key="id", sparse=SPARSE, tell=TELL, internal=True)
+        self._table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
+        self._ops = self._table._ops
+        self._streams = Streams(engine, name)
+        self._schedules = Schedules(engine, name, self._scope)
+        self._settled = 0.0
+        self._fresh = False
+        self._paused = False
+        self._schedules_wanted: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._name
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The scope's columns; empty without one."""
+        return dict(self._tags)
+
+    # Adding ------------------------------------------------------------------------------------------------------
+
+    def _row(
+        self,
+        input: Any,
+        delay: Duration,
+        timeout: Duration | None,
+        priority: int,
+        max_attempts: int,
+        run_id: str | None,
+        fingerprint: str | None,
+        unique: bool,
+    ) -> list[Any]:
+        """A job's row in driver form, checked."""
+        if type(priority) is not int or abs(priority) > 2**31:
+            raise InvalidInput(f"priority={priority!r}: expected an integer")
+        if type(max_attempts) is not int or not 1 <= max_attempts <= 2**31:
+            raise InvalidInput(f"max_attempts={max_attempts!r}: expected an integer >= 1")
+        for what, text in (("run_id", run_id), ("fingerprint", fingerprint)):
+            if text is not None:
+                if not isinstance(text, str) or not 0 < len(text) <= 1000:
+                    raise InvalidInput(f"{what}={text!r:.60}: expected text of 1 to 1,000 characters")
+                check_text(text, what)
+        check_json(input, "input")
+        now = self._engine.now()
+        at, visible = moment(now), moment(now + seconds(delay, "delay", zero=True))
+        ends = None if timeout is None else moment(now + seconds(timeout, "timeout"))
+        mark = fingerprint if fingerprint is not None else fingerprint_of(input)
+        values = {
+            "id": str(uuid7(int(now * 1000))),
+            "scope": self._scope,
+            "tags": encode_json(self._tags) if self._tags else None,
+            "run_id": run_id,
+            "status": JobStatus.PENDING.value,
+            "rank": -priority,
+            "due_at": visible,
+            "visible_at": visible,
+            "created_at": at,
+            "ends_at": ends,
+            "deadline_at": ends,
+            "attempts": 0,
+            "max_attempts": max_attempts,
+            "token": 0,
+            "fingerprint": mark,
+            "active": mark,
+            "unique_key": mark if unique else None,
+            "progress": 0.0,
+            "progress_message": "",
+            "input": encode_json(input, "input"),
+        }
+        return list(self._ops.encode([values.get(n) for n in self._ops.schema.names]))
+
+    async def add(
+        self,
+        input: Any,
+        *,
+        delay: Duration = 0,
+        timeout: Duration | None = None,
+        priority: int = 0,
+        max_attempts: int = 10,
+        run_id: str | None = None,
+        fingerprint: str | None = None,
+        unique: bool = False,
+    ) -> str:
+        """Add a job; its id. ``input`` is any JSON value.
+
+        It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
+        ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
+        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
+        """
+        row = self._row(input, delay, timeout, priority, max_attempts, run_id, fingerprint, unique)
+        if unique:
+            return str(await self._table._write(lambda: self._adding(row)))
+        await self._table._write(lambda: self._ops.insert([row]), single=True)
+        return str(row[0])
+
+    def _adding(self, row: list[Any]) -> Op[str]:
+        """Add a job unless one like it is active."""
+        mark = row[self._ops.schema.names.index("active")]
+        while True:
+            where = And((self._mine(), Compare("active", "=", mark)))
+            found = yield from self._ops.select(where, (), names=("id",), limit=1)
+            if found:
+                return str(found[0][0])
+            if (yield from self._ops.insert_unless(row, ("scope", "unique_key"), "unique_key")):
+                return str(row[0])
+
+    async def add_many(
+        self,
+        inputs: Iterable[Any],
+        *,
+        delay: Duration = 0,
+        timeout: Duration | None = None,
+        priority: int = 0,
+        max_attempts: int = 10,
+        run_id: str | None = None,
+        unique: bool = False,
+    ) -> list[str]:
+        """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
+        rows = [
+            self._row(i, delay, timeout, priority, max_attempts, run_id, None, unique)
+            for i in as_list(inputs, "add_many")
+        ]
+        if not rows:
+            return []
+        if unique:
+
+            def work() -> Op[list[str]]:
+                ids = []
+                for row in rows:
+                    ids.append((yield from self._adding(row)))
+                return ids
+
+            return list(await self._table._write(work))
+        await self._table._write(lambda: self._ops.insert(rows), single=self._ops.at_once and len(rows) <= 1000)
+        return [str(row[0]) for row in rows]
+
+    # Claiming ----------------------------------------------------------------------------------------------------
+
+    async def claim(self, worker: str, *, lease: Duration = 30) -> AsyncClaim | None:
+        """Take the next job that may start, for ``lease`` seconds; ``None`` when there is none.
+
+        Exactly one worker gets a job; the claim of one that was slower than its lease is ``ClaimLost``.
+        """
+        found = await self.claim_many(worker, limit=1, lease=lease)
+        return found[0] if found else None
+
+    async def claim_many(self, worker: str, *, limit: int, lease: Duration = 30) -> list[AsyncClaim]:
+        """Take up to ``limit`` jobs at once, best first."""
+        return (await self.exchange([], worker, limit=limit, lease=lease))[1]
+
+    async def exchange(
+        self, outcomes: Sequence[Outcome], worker: str, *, limit: int, lease: Duration = 30
+    ) -> tuple[set[str], list[AsyncClaim]]:
+        """Complete some claimed jobs and take others, in one write: the ids completed (the others were lost), the claims."""
+        if not isinstance(worker, str) or not worker:
+            raise InvalidInput(f"worker={worker!r}: expected a name")
+        size = check_limit(limit, least=1)
+        if size is None:
+            raise InvalidInput("limit=None: say how many jobs to take")
+        length = seconds(lease, "lease", zero=True)
+        await self._ready(outcomes)
+        done, claims = await self._exchange(outcomes, worker, size, length, settle=self._unsettled())
+        if not claims and not self._fresh:
+            _, claims = await self._exchange((), worker, size, length, settle=True)
+        return done, claims
+
+    async def complete(self, outcomes: Sequence[Outcome]) -> set[str]:
+        """Complete claimed jobs in one write; the ids of those that still were this worker's."""
+        await self._ready(outcomes)
+        return set(await self._table._write(lambda: self._completing(outcomes), single=False)) if outcomes else set()
+
+    async def _ready(self, outcomes: Sequence[Outcome]) -> None:
+        if any(o.claim._emitted for o in outcomes):
+            await self._streams.ready()
+        if self._schedules_wanted is None:
+            await self._schedules.table._ensure()
+            self._schedules_wanted = True
+
+    def _unsettled(self) -> bool:
+        """Whether it is time to look for expired leases and what is due; true, too, when the clock was moved back."""
+        return not 0 <= self._engine.now() - self._settled < SETTLE_EVERY
+
+    async def _exchange(
+        self, outcomes: Sequence[Outcome], worker: str, size: int, lease: float, *, settle: bool
+    ) -> tuple[set[str], list[AsyncClaim]]:
+        ops, now = self._ops, self._engine.now()
+        paused = [self._paused]
+        take = self._take(worker, size, now, lease)
+
+        def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
+            if settle:
+                paused[0] = yield from settled(self)
+            if paused[0]:
+                return (yield from self._completing(outcomes)), []
+            done, rows = yield from ops.exchange(patches(self, outcomes), take)
+            yield from self._ended(outcomes)
+            return done, rows
+
+        alone = ops.at_once and not settle and not any(o.claim._emitted for o in outcomes)
+        done, rows = await self._table._write(work, single=alone)
+        self._fresh = settle
+        if settle:
+            self._settled, self._paused = now, paused[0]
+        place, read = ops.schema.names.index("token"), self._table._read
+        return done, [AsyncClaim(self, self._job(read(r)), r[place]) for r in rows]
+
+    def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
+        at = moment(now)
+        open_ended = Or((Null("ends_at"), Compare("ends_at", ">", at)))
+        where = And((Compare("scope", "=", self._scope), Compare("due_at", "<=", at), open_ended))
+        held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": at}
+        patch = {"status": JobStatus.PROCESSING.value, "due_at": None, "ends_at": None, **held}
+        return Take(where, ("rank", "due_at", "id"), size, self._encoded(patch), ("attempts", "token"))
+
+    def _completing(self, outcomes: Sequence[Outcome]) -> Op[set[str]]:
+        if not outcomes:
+            return set()
+        done: set[str] = yield from self._ops.patch_each(patches(self, outcomes))
+        yield from self._ended(outcomes)
+        return done
+
+    def _ended(self, outcomes: Sequence[Outcome]) -> Op[None]:
+        for outcome in outcomes:
+            if outcome.claim._emitted:
+                yield from self._streams.end(outcome.claim.id)
+
+    def _encoded(self, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of columns in driver form."""
+        return {n: None if v is None else self._ops.encode_value(n, v) for n, v in patch.items()}
+
+    # Steering ----------------------------------------------------------------------------------------------------
+
+    async def abort(self, id: str) -> bool:
+        """Stop a job: one that waits fails at once (code ``Aborted``), one that runs is asked to stop. Not finished ones."""
+        return await self._abort(Compare("id", "=", id)) > 0
+
+    async def abort_run(self, run_id: str) -> int:
+        """Stop every job of a run; how many were waiting or running."""
+        alone = And((Compare("id", "=", run_id), Null("run_id")))
+        return await self._abort(Or((Compare("run_id", "=", run_id), alone)))
+
+    async def _abort(self, which: Criteria) -> int:
+        now = self._engine.now()
+        gone = self._encoded(failed(now, "aborted", ABORTED))
+        asked = self._encoded({"abort_requested_at": moment(now)})
+        waits, runs = (And((self._mine(), which, Compare("status", "=", s))) for s in ACTIVE)
+
+        def work() -> Op[int]:
+            stopped = yield from self._ops.update(None, waits, gone, ("id",))
+            running = yield from self._ops.update(None, runs, asked, ("id",))
+            return len(stopped) + len(running)
+
+        return int(await self._table._write(work))
+
+    async def save_progress(self, id: str, progress: float, *, message: str = "", details: Any = None) -> bool:
+        """Say how far a job is, 0 to 100; ``False`` when it is not there or has finished."""
+        patch = self._encoded(check_progress(progress, message, details))
+        where = And((self._mine(), Compare("id", "=", id), In("status", ACTIVE)))
+        rows = await self._table._write(lambda: self._ops.update(None, where, patch, ("id",)), single=True)
+        return bool(rows)
+
+    async def pause(self) -> None:
+        """Hand out no job of this queue and scope any more, anywhere (others notice within a quarter of a second)."""
+        row = self._row(None, 0, None, 0, 1, None, "paused", False)
+        names = self._ops.schema.names
+        for name, value in (("id", PAUSED + self._scope), ("status", PAUSED), ("due_at", None), ("active", None)):
+            row[names.index(name)] = value
+        await self._table._write(self._ops.put_one(row), single=True)
+        self._paused, self._settled = True, 0.0
+
+    async def resume(self) -> None:
+        """Hand out jobs again."""
+        await self._table.delete(PAUSED + self._scope)
+        self._paused, self._settled = False, 0.0
+
+    async def drain(self, *, timeout: Duration | None = None) -> None:
+        """Wait until no job waits or runs; ``Timeout`` after ``timeout`` seconds."""
+        left = None if timeout is None else seconds(timeout, "timeout", zero=True)
+        while True:
+            mark = await self._engine.changed(self._ops, None, 0)
+            waiting = await self.count(JobStatus.PENDING) + await self.count(JobStatus.PROCESSING)
+            if not waiting:
+                return
+            if left is not None and left <= 0:
+                raise Timeout(f"queue {self._name!r}: {waiting} jobs are not finished after {timeout} seconds")
+            step = 1.0 if left is None else min(1.0, left)
+            began = time.monotonic()
+            await self._engine.changed(self._ops, mark, step)
+            if left is not None:
+                left -= time.monotonic() - began
+
+    # Removing ----------------------------------------------------------------------------------------------------
+
+    async def delete(self, id: str) -> bool:
+        """Delete a job, whatever it does; its worker's claim is lost."""
+        return await self._table.delete_where(And((self._mine(), Compare("id", "=", id)))) > 0
+
+    async def clear(self) -> int:
+        """Delete every job of this queue and scope; how many there were."""
+        return await self._table.delete_where(And((self._mine(), In("status", tuple(s.value for s in JobStatus)))))
+
+    async def purge(self, status: JobStatus | str, older_than: Duration = 0) -> int:
+        """Delete the jobs that finished with a status at least so many seconds ago; how many."""
+        if str(status) in ACTIVE:
+            raise InvalidInput(f"status={str(status)!r}: only finished jobs are purged; delete() or clear() the others")
+        edge = moment(self._engine.now() - seconds(older_than, "older_than", zero=True))
+        return await self._table.delete_where(
+            And((self._mine(), self._status(status), Compare("completed_at", "<=", edge)))
+        )
+
+    async def redrive(self, ids: Iterable[str] | None = None) -> int:
+        """Let failed jobs (all dead letters, or these) run again with all their attempts; how many."""
+        now = moment(self._engine.now())
+        where = And((self._mine(), self._status(JobStatus.FAILED)))
+        if ids is None:
+            where = And((*where.parts, Compare("error_code", "!=", ABORTED)))
+        else:
+            where = And((*where.parts, In("id", tuple(as_list(ids, "redrive")))))
+        columns = ("status", "due_at", "visible_at", "active", "attempts", *RESET)
+        at = self._ops.encode_value("due_at", now)
+
+        def work() -> Op[int]:
+            rows = yield from self._ops.select(where, (), names=("id", "token", "fingerprint"), limit=None)
+            again = [(*r[:2], "PENDING", at, at, r[2], 0, *RESET.values()) for r in map(tuple, rows)]
+            return len((yield from self._ops.patch_each(Patches(("id", "token"), columns, again)))) if again else 0
+
+        return int(await self._table._write(work))
+
+    # Schedules, changes, streams ---------------------------------------------------------------------------------
+
+    async def schedule(
+        self, cron: str, input: Any, *, id: str | None = None, timezone: str = "UTC", **options: Any
+    ) -> Schedule:
+        """Add a job whenever ``cron`` (five fields, in ``timezone``) fits; ``options`` are those of ``add``.
+
+        ``id`` (default: the fingerprint of expression and input) names the schedule; the same one again replaces it. A
+        moment that comes while no worker claims is made up for once. Whoever claims adds what is due, one of all processes.
+        """
+        known = {"delay", "timeout", "priority", "max_attempts", "run_id", "unique"}
+        if unknown := sorted(options.keys() - known):
+            raise InvalidInput(f"schedule: unknown option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        plain = {n: v.total_seconds() if isinstance(v, timedelta) else v for n, v in options.items()}
+        self._scheduled(input, plain)
+        name = fingerprint_of([cron, input])[:32] if id is None else id
+        return await self._schedules.put(name, cron, input, timezone, plain)
+
+    async def unschedule(self, id: str) -> bool:
+        """Remove a schedule; whether it was there."""
+        return await self._schedules.delete(id)
+
+    async def schedules(self) -> list[Schedule]:
+        """The schedules of this queue and scope, by id."""
+        return await self._schedules.list()
+
+    def _scheduled(self, input: Any, options: Mapping[str, Any]) -> list[Any]:
+        """The row of a job that a schedule adds."""
+        wanted: dict[str, Any] = {"delay": 0, "timeout": None, "priority": 0, "max_attempts": 10, "run_id": None}
+        return self._row(input, fingerprint=None, **{**wanted, "unique": False, **options})
+
+    def changes(self, *, scope: Mapping[str, Any] | None = None, since: str | None = None) -> AsyncChanges[Job]:
+        """Committed changes of jobs, from every process; ``scope={}`` for every tenant's, some columns for theirs."""
+        feed = AsyncChanges[Any](self._table, And((self._mine(scope), NOT_PAUSED)), since)
+        return feed.mapped(self._change)
+
+    def _change(self, change: Change[Any]) -> Change[Any]:
+        old, new = (None if row is None else self._job(row) for row in (change.old, change.new))
+        return replace(change, old=old, new=new)
+
+    async def subscribe(
+        self,
+        callback: Callable[[Change[Job]], Any],
+        *,
+        scope: Mapping[str, Any] | None = None,
+        poll: float | timedelta = 1,
+    ) -> Callable[[], None]:
+        """Call ``callback(change)`` for every change of a job from now on; the function returned ends it at once."""
+        return await subscribe(self.changes(scope=scope).polled(poll), callback)
+
+    async def stream(self, id: str, *, since: int = 0) -> AsyncIterator[Any]:
+        """The events of a job after number ``since``, then those that come, until it has finished.
+
+        Raises ``JobNotFound``, and ``LimitExceeded`` when events that are asked for are no longer kept (8 MiB a job are, and
+        30 seconds beyond its end).
+        """
+        if await self.get(id) is None:
+            raise JobNotFound(f"queue {self._name!r} has no job {id}")
+
+        async def finished() -> bool:
+            job = await self.get(id)
+            return job is None or job.finished
+
+        async for event in self._streams.follow(id, since, finished):
+            yield event
+
+
+def _check_scope(scope: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns of a scope: names with text, integers or booleans."""
+    if scope is None:
+        return {}
+    if not isinstance(scope, Mapping) or not scope:
+        raise InvalidInput(f"scope={scope!r:.60}: expected a mapping of column names to values, or None")
+    for name, value in scope.items():
+        check_name(name, "scope column")
+        if value is None or type(value) not in (str, int, bool):
+            raise InvalidInput(f"scope column {name!r}: expected text, an integer or a boolean, got {value!r:.40}")
+    check_json(dict(scope), "scope")
+    return dict(scope)

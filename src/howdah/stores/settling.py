@@ -1,0 +1,94 @@
+"""What time does to a queue: leases and deadlines that have passed, schedules that are due; done by whoever claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..criteria import Compare
+from ..engines.base import Op, Patches
+from ..values import encode_json
+from .claim import ABORTED, EXHAUSTED, LATE, Outcome, failed
+from .common import moment
+from .job import JobStatus
+
+if TYPE_CHECKING:
+    from .queue import AsyncQueue
+
+PAUSED = "paused"
+"""Status and id (with the scope behind it) of a row that stands for a pause; no job has either."""
+RESET: dict[str, Any] = {"completed_at": None, "error": None, "error_code": None, "traceback": None, "progress": 0.0}
+AT_ONCE = 1000
+READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "active", "unique_key",
+        "error")  # fmt: skip
+WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code", "active",
+           "unique_key", "progress")  # fmt: skip
+
+
+def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
+    """The writes that complete jobs whose claims still hold."""
+    ops = queue._ops
+    at = ops.encode_value("completed_at", moment(queue._engine.now()))
+    fixed: Mapping[str, Any] = {
+        "status": JobStatus.COMPLETED.value,
+        "completed_at": at,
+        "progress": 100.0,
+        **dict.fromkeys(
+            ("error", "error_code", "traceback", "lease_owner", "lease_expires_at", "active", "unique_key")
+        ),
+    }
+    rows = [
+        (o.claim.id, o.claim.token, JobStatus.PROCESSING.value, *fixed.values(), o.claim.job.fingerprint,
+         ops.encode_value("output", encode_json(o.output, "output")))
+        for o in outcomes
+    ]  # fmt: skip
+    return Patches(("id", "token", "status"), (*fixed, "answer", "output"), rows)
+
+
+def settled(queue: AsyncQueue) -> Op[bool]:
+    """Deal with what time has done; whether the queue is paused."""
+    yield from _leases(queue)
+    yield from _deadlines(queue)
+
+    def add(input: Any, options: Mapping[str, Any]) -> Op[None]:
+        row = queue._scheduled(input, options)
+        if options.get("unique"):
+            yield from queue._adding(row)
+        else:
+            yield from queue._ops.insert([row])
+
+    yield from queue._schedules.fire(add)
+    return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",))))
+
+
+def _leases(queue: AsyncQueue) -> Op[None]:
+    """Jobs whose lease has expired wait again at their old place, unless no attempt is left or they were to stop."""
+    ops, now = queue._ops, queue._engine.now()
+    where = Compare("lease_expires_at", "<=", moment(now))
+    rows = yield from ops.select(where, (), names=READ, limit=AT_ONCE)
+    if not rows:
+        return
+    at = ops.encode_value("completed_at", moment(now))
+    changed = []
+    for row in rows:
+        old = dict(zip(READ, row, strict=True))
+        new: dict[str, Any] = dict.fromkeys(WRITTEN)
+        new["progress"] = 0.0
+        new["error"] = old["error"]
+        if old["abort_requested_at"] is not None:
+            new |= {"status": "FAILED", "completed_at": at, "error": "aborted", "error_code": ABORTED}
+        elif old["attempts"] >= old["max_attempts"]:
+            lost = old["error"] or "the lease of the last attempt expired: its worker is gone or was too slow"
+            new |= {"status": "FAILED", "completed_at": at, "error": lost, "error_code": EXHAUSTED}
+        else:
+            kept = {n: old[n] for n in ("active", "unique_key")}
+            new |= {"status": "PENDING", "due_at": old["visible_at"], "ends_at": old["deadline_at"], **kept}
+        changed.append((old["id"], old["token"], "PROCESSING", *(new[n] for n in WRITTEN)))
+    yield from ops.patch_each(Patches(("id", "token", "status"), WRITTEN, changed))
+
+
+def _deadlines(queue: AsyncQueue) -> Op[None]:
+    """Jobs that were not started in time have failed."""
+    now = queue._engine.now()
+    late = queue._encoded(failed(now, "the deadline passed before the job was started", LATE))
+    yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, ("id",))

@@ -1,0 +1,77 @@
+"""Live streams of jobs: numbered events that are replayed and followed, and go soon after the job's end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ..criteria import And, Compare, Order
+from ..engines.base import Engine, Op
+from ..errors import LimitExceeded
+from ..naming import store_table
+from ..rows import RowType
+from ..schema import Column, build
+from ..table import AsyncTable
+from .common import moment
+
+MOST = 8 * 1024 * 1024
+AFTER = 30.0
+BATCH = 500
+COLUMNS = (
+    Column("job", "text"),
+    Column("seq", "integer"),
+    Column("event", "json", nullable=True),
+    Column("total", "integer"),
+    Column("expires_at", "timestamp", nullable=True),
+)
+
+
+class Streams:
+    """The events of a queue's jobs: at most 8 MiB a job, 30 seconds beyond its end."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        physical = store_table("queuestream", name)
+        schema = build(physical, COLUMNS, key=("job", "seq"), ttl="expires_at", tell=("expires_at",), internal=True)
+        self.table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
+        self._ops = self.table._ops
+
+    async def ready(self) -> None:
+        """Make the table if it is not there."""
+        await self.table._ensure()
+
+    def add(self, job: str, text: str) -> Op[int]:
+        """Add an event; its number. The caller holds the job's row, so that nobody adds another one meanwhile."""
+        where = Compare("job", "=", job)
+        last = yield from self._ops.select(where, (Order("seq", True),), names=("seq", "total"), limit=1)
+        seq, total = (last[0][0], last[0][1]) if last else (0, 0)
+        size = total + len(text.encode())
+        yield from self._ops.put([self._ops.encode([job, seq + 1, text, size, None])])
+        if size > MOST:
+            yield from self._ops.delete_where(And((where, Compare("total", "<=", size - MOST))))
+        return int(seq) + 1
+
+    def end(self, job: str) -> Op[None]:
+        """Let the events go in a while."""
+        due = self._ops.encode_value("expires_at", moment(self._engine.now() + AFTER))
+        yield from self._ops.update(None, Compare("job", "=", job), {"expires_at": due}, ("seq",))
+
+    async def follow(self, job: str, since: int, finished: Any) -> AsyncIterator[Any]:
+        """Events after number ``since``, then those that come, until ``finished()`` is true and none is left."""
+        await self.ready()
+        while True:
+            mark = await self._engine.changed(self._ops, None, 0)
+            over = await finished()
+            where = And((Compare("job", "=", job), Compare("seq", ">", since)))
+            rows = await self.table.query(where, order_by="seq", limit=BATCH).all()
+            for row in rows:
+                if row["seq"] != since + 1:
+                    raise LimitExceeded(
+                        f"job {job}: events {since + 1} to {row['seq'] - 1} are no longer kept (8 MiB are)"
+                    )
+                since = row["seq"]
+                yield row["event"]
+            if not rows:
+                if over:
+                    return
+                await self._engine.changed(self._ops, mark, 1.0)
