@@ -19,6 +19,7 @@ SOURCES = {
     "vectors": "stores/vectors",
     "blobs": "stores/blobs",
     "claim": "stores/claim",
+    "limiter": "stores/limiter",
     "queue": "stores/queue",
     "corpus": "corpus/corpus",
     "store": "store",

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .blocking.kv import (
         KV as KV,
     )
+    from .blocking.limiter import (
+        Limiter as Limiter,
+    )
     from .blocking.query import (
         Query as Query,
     )
@@ -140,6 +143,10 @@ if TYPE_CHECKING:
     from .stores.kv import (
         AsyncKV as AsyncKV,
     )
+    from .stores.limiter import (
+        AsyncLimiter as AsyncLimiter,
+        Permit as Permit,
+    )
     from .stores.queue import (
         AsyncQueue as AsyncQueue,
     )
@@ -175,6 +182,7 @@ _WHERE: Final = {
     "blocking.connect": "connect",
     "blocking.corpus": "Corpus",
     "blocking.kv": "KV",
+    "blocking.limiter": "Limiter",
     "blocking.query": "Query",
     "blocking.queue": "Queue",
     "blocking.records": "Records",
@@ -197,6 +205,7 @@ _WHERE: Final = {
     "stores.common": "Versioned",
     "stores.job": "Job JobStatus Retry",
     "stores.kv": "AsyncKV",
+    "stores.limiter": "AsyncLimiter Permit",
     "stores.queue": "AsyncQueue",
     "stores.records": "AsyncRecords Entry",
     "stores.schedule": "Schedule",

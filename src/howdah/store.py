@@ -18,6 +18,7 @@ from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .stores.blobs import AsyncBlobs
 from .stores.kv import AsyncKV
+from .stores.limiter import AsyncLimiter
 from .stores.queue import AsyncQueue
 from .stores.records import AsyncRecords
 from .stores.vectors import AsyncVectors, open_vectors
@@ -189,6 +190,29 @@ class AsyncStore:
     def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> AsyncQueue:
         """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
         return AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix)
+
+    def limiter(
+        self,
+        name: str = "default",
+        *,
+        limit: int | None = None,
+        per: float | timedelta | None = None,
+        rate: float | None = None,
+        burst: int | None = None,
+        scope: Mapping[str, Any] | None = None,
+    ) -> AsyncLimiter:
+        """A rate limiter shared by every process: at most ``limit`` starts in any ``per`` seconds, or, as a token bucket,
+        ``burst`` at once and ``rate`` a second after that."""
+        return AsyncLimiter(
+            self._engine,
+            _store_name(name),
+            limit=limit,
+            per=per,
+            rate=rate,
+            burst=burst,
+            scope=scope,
+            prefix=self._prefix,
+        )
 
     def corpus(
         self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None

@@ -71,7 +71,10 @@ class AsyncTable(Prepared[R], Emitting):
     def _mark_ready(self) -> None:
         self._ready = True
 
-    async def _write(self, work: Work[Any], *, single: bool = False, operation: str = "write") -> Any:
+    async def _write(
+        self, work: Work[Any], *, single: bool = False, operation: str = "write", quiet: bool = False
+    ) -> Any:
+        """Run a write; a ``quiet`` one wakes nobody who waits for changes."""
         await self._ensure()
         try:
             try:
@@ -83,7 +86,8 @@ class AsyncTable(Prepared[R], Emitting):
             if self._listeners is not None:
                 self._emit_now("rollback", operation, error)
             raise
-        self._engine.watch(self._ops)
+        if not quiet:
+            self._engine.watch(self._ops)
         return result
 
     async def reading(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:

@@ -15,6 +15,7 @@ from ..store import AsyncStore, T
 from .blobs import Blobs
 from .corpus import Corpus
 from .kv import KV
+from .limiter import Limiter
 from .queue import Queue
 from .records import Records
 from .runner import Runner
@@ -153,6 +154,20 @@ class Store:
     def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> Queue:
         """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
         return Queue(self._async.queue(name, scope=scope), self._run)
+
+    def limiter(
+        self,
+        name: str = "default",
+        *,
+        limit: int | None = None,
+        per: float | timedelta | None = None,
+        rate: float | None = None,
+        burst: int | None = None,
+        scope: Mapping[str, Any] | None = None,
+    ) -> Limiter:
+        """A rate limiter shared by every process: at most ``limit`` starts in any ``per`` seconds, or, as a token bucket,
+        ``burst`` at once and ``rate`` a second after that."""
+        return Limiter(self._async.limiter(name, limit=limit, per=per, rate=rate, burst=burst, scope=scope), self._run)
 
     def corpus(self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None) -> Corpus:
         """Documents: folders kept in step with their files, searched by words and by meaning.

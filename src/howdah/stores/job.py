@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidInput
 from ..schema import Column, SparseIndex
-from ..values import seconds
+from ..values import check_json, check_name, seconds
 
 
 class JobStatus(StrEnum):
@@ -168,3 +168,17 @@ class Retry:
         """Whether an error that declares nothing is worth another try."""
         kinds = (ConnectionError, TimeoutError) if self.on is None else self.on
         return isinstance(error, kinds)
+
+
+def check_scope(scope: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The columns of a scope: names with text, integers or booleans."""
+    if scope is None:
+        return {}
+    if not isinstance(scope, Mapping) or not scope:
+        raise InvalidInput(f"scope={scope!r:.60}: expected a mapping of column names to values, or None")
+    for name, value in scope.items():
+        check_name(name, "scope column")
+        if value is None or type(value) not in (str, int, bool):
+            raise InvalidInput(f"scope column {name!r}: expected text, an integer or a boolean, got {value!r:.40}")
+    check_json(dict(scope), "scope")
+    return dict(scope)

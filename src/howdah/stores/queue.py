@@ -18,11 +18,11 @@ from ..pages import check_limit
 from ..rows import RowType
 from ..schema import build
 from ..table import AsyncTable
-from ..values import as_list, check_json, check_name, check_text, encode_json, fingerprint as fingerprint_of, seconds
+from ..values import as_list, check_json, check_text, encode_json, fingerprint as fingerprint_of, seconds
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
 from .finding import Finding
-from .job import ACTIVE, COLUMNS, SPARSE, TELL, Job, JobStatus
+from .job import ACTIVE, COLUMNS, SPARSE, TELL, Job, JobStatus, check_scope
 from .schedule import Schedule, Schedules
 from .settling import PAUSED, RESET, patches, settled
 from .stream import Streams
@@ -38,7 +38,7 @@ class AsyncQueue(Finding):
     def __init__(self, engine: Engine, name: str, *, scope: Mapping[str, Any] | None = None, prefix: str = "") -> None:
         self._engine = engine
         self._name = name
-        self._tags = _check_scope(scope)
+        self._tags = check_scope(scope)
         self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
         physical = store_table("queue", name)
         schema = build(physical, COLUMNS, key="id", sparse=SPARSE, tell=TELL, internal=True)
@@ -241,7 +241,7 @@ class AsyncQueue(Finding):
             return done, rows
 
         alone = ops.at_once and not settle and not any(o.claim._emitted for o in outcomes)
-        done, rows = await self._table._write(work, single=alone)
+        done, rows = await self._table._write(work, single=alone, quiet=not outcomes)
         self._fresh = settle
         if settle:
             self._settled, self._paused = now, paused[0]
@@ -435,17 +435,3 @@ class AsyncQueue(Finding):
 
         async for event in self._streams.follow(id, since, finished):
             yield event
-
-
-def _check_scope(scope: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The columns of a scope: names with text, integers or booleans."""
-    if scope is None:
-        return {}
-    if not isinstance(scope, Mapping) or not scope:
-        raise InvalidInput(f"scope={scope!r:.60}: expected a mapping of column names to values, or None")
-    for name, value in scope.items():
-        check_name(name, "scope column")
-        if value is None or type(value) not in (str, int, bool):
-            raise InvalidInput(f"scope column {name!r}: expected text, an integer or a boolean, got {value!r:.40}")
-    check_json(dict(scope), "scope")
-    return dict(scope)

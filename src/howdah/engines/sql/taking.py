@@ -18,6 +18,11 @@ class TakingTable(ReadableTable):
         """Whether an ``exchange``, and an ``insert`` of a thousand rows, is one statement."""
         return self.dialect.name == "postgres"
 
+    def alone(self, what: str) -> Op[None]:
+        """Until the transaction ends, nobody else is ``alone`` with the same thing. On SQLite writers always are."""
+        if self.dialect.name == "postgres":
+            yield Stmt("SELECT pg_advisory_xact_lock(hashtextextended($1, 1751))", (f"{self.name}:{what}",))
+
     def insert(self, rows: Sequence[DriverRow]) -> Op[None]:
         """Insert rows with fresh keys."""
         for start in range(0, len(rows), BATCH):
