@@ -62,17 +62,22 @@ def public_classes() -> dict[str, str]:
 
 
 CLASSES = public_classes()
-MIXINS = {"Emitting": "events", "Finding": "stores/finding"}
+MIXINS = {"Emitting": "events", "Finding": "stores/finding", "Listing": "listing"}
+
+
+def mixin_sources(node: ast.ClassDef) -> dict[str, str]:
+    """Bases that are made for several classes, or split off for length, with their modules."""
+    names = [(b.value if isinstance(b, ast.Subscript) else b) for b in node.bases]
+    found = {n.id: MIXINS[n.id] for n in names if isinstance(n, ast.Name) and n.id in MIXINS}
+    return {**found, "Emitting": MIXINS["Emitting"]} if "Listing" in found else found
 
 
 def mixed_in(node: ast.ClassDef) -> list[ast.stmt]:
-    """What a class has from bases that are made for several, or split off for length."""
+    """What a class has from such bases."""
     found: list[ast.stmt] = []
-    for base in node.bases:
-        source = MIXINS.get(ast.unparse(base))
-        if source is not None:
-            tree = ast.parse((PACKAGE / f"{source}.py").read_text())
-            found += next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == ast.unparse(base))
+    for name, source in mixin_sources(node).items():
+        tree = ast.parse((PACKAGE / f"{source}.py").read_text())
+        found += next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
     return found
 
 
@@ -240,12 +245,9 @@ def module_text(module: str, source: str) -> str:
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
     ]
     lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
-    lines += [
-        "from .subscription import subscribed, waited",
-        "from ..events import Listener",
-        "from ..stores.job import JobStatus",
-    ]
-    lines += ["from collections.abc import Callable", "from datetime import timedelta"]
+    for mixin in sorted({m for c in classes for m in mixin_sources(c).values()}):
+        lines += imports(ast.parse((PACKAGE / f"{mixin}.py").read_text()), mixin)
+    lines += ["from ..events import Listener", "from .subscription import subscribed, waited"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "store":
         lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from . import aggregates, joins
 from .changes import AsyncChanges, Change, subscribe
-from .criteria import Columns, Criteria, Order, Where, resolve_order
-from .engines.base import Engine, Op, Work, innermost
-from .errors import Error, InvalidInput, MissingTable
-from .events import Emitting
+from .criteria import Columns, Order, Where, resolve_order
+from .engines.base import Engine, Op, innermost
+from .errors import InvalidInput
 from .fused import Searching
 from .hits import Hits, Leg
-from .pages import Page, binding, check_limit, decode_cursor, encode_cursor
-from .prepared import Prepared
+from .listing import Listing
+from .pages import check_limit
 from .query import AsyncQuery
 from .rows import RowType
 from .schema import Schema
@@ -28,7 +26,7 @@ T = TypeVar("T")
 Driver = list[Any]
 
 
-class AsyncTable(Prepared[R], Emitting):
+class AsyncTable(Listing[R]):
     """Rows of one type. Opened by ``store.table(…)``; made or grown in the database on first use."""
 
     EVENTS = ("put", "get", "get_many", "query", "delete", "clear", "rollback", "search")
@@ -37,7 +35,6 @@ class AsyncTable(Prepared[R], Emitting):
         self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None
     ) -> None:
         super().__init__(engine, schema, rows, physical, mapping_column)
-        self._ready = False
         self._searching = Searching(schema, self._ops)
         self._c = Columns(schema)
 
@@ -55,66 +52,6 @@ class AsyncTable(Prepared[R], Emitting):
     def schema(self) -> Schema:
         """The declaration, checked."""
         return self._schema
-
-    # Preparing rows ----------------------------------------------------------------------------------------------
-
-    async def _ensure(self) -> None:
-        if self._ready:
-            return
-        await self._engine.ensure(self._ops)
-        node = innermost(self._engine)
-        if node is None:
-            self._ready = True
-        else:
-            node.after.append(self._mark_ready)
-
-    def _mark_ready(self) -> None:
-        self._ready = True
-
-    async def _write(
-        self, work: Work[Any], *, single: bool = False, operation: str = "write", quiet: bool = False
-    ) -> Any:
-        """Run a write; a ``quiet`` one wakes nobody who waits for changes."""
-        await self._ensure()
-        try:
-            try:
-                result = await self._engine.write(work, single=single)
-            except MissingTable:
-                await self._make_anew()
-                result = await self._engine.write(work, single=single)
-        except Error as error:
-            if self._listeners is not None:
-                self._emit_now("rollback", operation, error)
-            raise
-        if not quiet:
-            self._engine.watch(self._ops)
-        return result
-
-    async def reading(self, work: Work[T], *, heavy: bool = False, snapshot: bool = False) -> T:
-        """Run a read on the table, which is made first if it is not there; for stores and queries."""
-        await self._ensure()
-        try:
-            return await self._engine.read(work, heavy=heavy, snapshot=snapshot)
-        except MissingTable:
-            await self._make_anew()
-            return await self._engine.read(work, heavy=heavy, snapshot=snapshot)
-
-    async def _make_anew(self) -> None:
-        """Another handle dropped the table: make it again, unless a transaction has failed on it."""
-        if innermost(self._engine) is not None:
-            raise MissingTable(f"{self._schema.name}: the table was dropped while this transaction was open")
-        self._ready = False
-        await self._ensure()
-
-    async def _get(self, key: tuple[Any, ...], names: tuple[str, ...]) -> Any:
-        """Some columns of the row with a driver key, by the shortest way."""
-        if not self._ready:
-            await self._ensure()
-        try:
-            return await self._engine.get(self._ops, key, names)
-        except MissingTable:
-            await self._make_anew()
-            return None
 
     # Writing -----------------------------------------------------------------------------------------------------
 
@@ -377,115 +314,6 @@ class AsyncTable(Prepared[R], Emitting):
             select=select,
             covering=covering,
         )
-
-    async def page(
-        self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
-    ) -> Page[R]:
-        """One page by keyset: right under concurrent writes. ``cursor`` is the last page's ``next_cursor``.
-
-        Raises ``InvalidCursor`` for a cursor of another table, filter or order. ``limit=None`` gives everything.
-        """
-        criteria = self._criteria(where)
-        orders = resolve_order(order_by, self._schema, self._mapping_column)
-        size = check_limit(limit)
-        bound = binding(self._ops.physical, criteria, orders)
-        after = None if cursor is None else decode_cursor(cursor, bound, len(orders))
-        if size == 0:
-            return Page([], None)
-        rows, last = await self._page(criteria, orders, size, after)
-        return Page([self._row(r) for r in rows], None if last is None else encode_cursor(last, bound))
-
-    async def _page(
-        self, criteria: Criteria | None, orders: Sequence[Order], size: int | None, after: Sequence[Any] | None
-    ) -> tuple[list[Sequence[Any]], list[Any] | None]:
-        """Rows of a page, and the sort values of the last one if more follow."""
-        take = None if size is None else size + 1
-        names = self._schema.names
-        rows = await self.reading(
-            lambda: self._ops.select(criteria, orders, names=names, limit=take, after=after, sort_keys=True)
-        )
-        if size is None or len(rows) <= size:
-            return rows, None
-        return rows[:size], list(rows[size - 1][len(names) :])
-
-    async def pages(
-        self, where: Where | None = None, *, order_by: Any = None, size: int = 100
-    ) -> AsyncIterator[list[R]]:
-        """Every page in turn, as lists that are never empty."""
-        check_limit(size, "size", least=1)
-        cursor: str | None = None
-        while True:
-            page = await self.page(where, order_by=order_by, limit=size, cursor=cursor)
-            if page.items:
-                yield page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def count(self, where: Where | None = None) -> int:
-        """How many rows match; all for ``None`` or ``{}``."""
-        criteria = self._criteria(None if isinstance(where, Mapping) and not where else where)
-        return await self.reading(lambda: self._ops.count(criteria), heavy=True)
-
-    async def aggregate(
-        self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
-    ) -> list[dict[str, Any]]:
-        """Aggregates by group: ``await t.aggregate(by="kind", n=count_(), total=sum_(t.c.price))``.
-
-        One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
-        """
-        groups = (by,) if isinstance(by, str) else tuple(by)
-        for name in groups:
-            if self._schema.column(name).kind in ("json", "vector", "sparse"):
-                raise InvalidInput(f"{self._schema.name}: rows cannot be grouped by {name!r}")
-        if not values:
-            raise InvalidInput(f"{self._schema.name}: name at least one aggregate, e.g. n=count_()")
-        clash = [n for n in groups if n in values]
-        if clash:
-            raise InvalidInput(f"{self._schema.name}: {clash[0]!r} names both a group and an aggregate")
-        wanted = {n: aggregates.check(n, v, self._schema) for n, v in values.items()}
-        criteria = self._criteria(where)
-        return await self.reading(lambda: self._ops.aggregate(groups, wanted, criteria), heavy=True)
-
-    async def join(
-        self,
-        other: Any,
-        on: Mapping[str, str],
-        *,
-        how: Literal["inner", "left"] = "inner",
-        where: Where | None = None,
-        right_where: Where | None = None,
-        order_by: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[tuple[R, Any]]:
-        """Pairs ``(left, right)`` of rows of this and another table of the store whose columns in ``on`` are equal.
-
-        ``on`` maps columns of this table to columns of ``other``; nulls never match. ``how="left"`` keeps rows without a
-        match, with ``None`` beside them. ``where`` filters the left rows; ``right_where`` belongs to the match, so under
-        ``"left"`` it drops none. ``order_by`` is ``"left.date"`` or ``"-right.name"``; ties go by both keys.
-        """
-        right: AsyncTable[Any] = getattr(other, "_async", other)
-        if not isinstance(right, AsyncTable) or right._engine is not self._engine:
-            raise InvalidInput(f"{self._schema.name}: join takes another table of the same store")
-        if how not in ("inner", "left"):
-            raise InvalidInput(f"how={how!r}: expected 'inner' or 'left'")
-        plan = {
-            "on": joins.check_on(on, self._schema, right._schema),
-            "left_join": how == "left",
-            "where": self._criteria(where),
-            "right_where": right._criteria(right_where),
-            "orders": joins.check_order(order_by, self._schema, right._schema),
-            "limit": check_limit(limit),
-            "offset": check_limit(offset, "offset") or 0,
-        }
-        if limit == 0:
-            return []
-        await right._ensure()
-        rows = await self.reading(lambda: self._ops.join(right._ops, **plan), heavy=True)
-        width = len(self._schema.names)
-        keys = [width + i for i in right._ops.key_places]
-        return [(self._row(r[:width]), None if r[keys[0]] is None else right._row(r[width:])) for r in map(tuple, rows)]
 
     def scoped(self, **columns: Any) -> AsyncTable[R]:
         """The same table confined to rows with these values: they are written into every row and part of every filter.

@@ -136,56 +136,6 @@ class Table(Generic[R]):
             self._run,
         )
 
-    def page(
-        self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
-    ) -> Page[R]:
-        """One page by keyset: right under concurrent writes. ``cursor`` is the last page's ``next_cursor``.
-
-        Raises ``InvalidCursor`` for a cursor of another table, filter or order. ``limit=None`` gives everything.
-        """
-        return self._run(self._async.page(where, order_by=order_by, limit=limit, cursor=cursor))
-
-    def pages(self, where: Where | None = None, *, order_by: Any = None, size: int = 100) -> Iterator[list[R]]:
-        """Every page in turn, as lists that are never empty."""
-        return iterate(self._run, self._async.pages(where, order_by=order_by, size=size))
-
-    def count(self, where: Where | None = None) -> int:
-        """How many rows match; all for ``None`` or ``{}``."""
-        return self._run(self._async.count(where))
-
-    def aggregate(
-        self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
-    ) -> list[dict[str, Any]]:
-        """Aggregates by group: ``await t.aggregate(by="kind", n=count_(), total=sum_(t.c.price))``.
-
-        One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
-        """
-        return self._run(self._async.aggregate(where, by=by, **values))
-
-    def join(
-        self,
-        other: Any,
-        on: Mapping[str, str],
-        *,
-        how: Literal["inner", "left"] = "inner",
-        where: Where | None = None,
-        right_where: Where | None = None,
-        order_by: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[tuple[R, Any]]:
-        """Pairs ``(left, right)`` of rows of this and another table of the store whose columns in ``on`` are equal.
-
-        ``on`` maps columns of this table to columns of ``other``; nulls never match. ``how="left"`` keeps rows without a
-        match, with ``None`` beside them. ``where`` filters the left rows; ``right_where`` belongs to the match, so under
-        ``"left"`` it drops none. ``order_by`` is ``"left.date"`` or ``"-right.name"``; ties go by both keys.
-        """
-        return self._run(
-            self._async.join(
-                other, on, how=how, where=where, right_where=right_where, order_by=order_by, limit=limit, offset=offset
-            )
-        )
-
     def scoped(self, **columns: Any) -> Table[R]:
         """The same table confined to rows with these values: they are written into every row and part of every filter.
 
@@ -246,6 +196,56 @@ class Table(Generic[R]):
                 exact=exact,
                 ef=ef,
                 explain=explain,
+            )
+        )
+
+    def page(
+        self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
+    ) -> Page[R]:
+        """One page by keyset: right under concurrent writes. ``cursor`` is the last page's ``next_cursor``.
+
+        Raises ``InvalidCursor`` for a cursor of another table, filter or order. ``limit=None`` gives everything.
+        """
+        return self._run(self._async.page(where, order_by=order_by, limit=limit, cursor=cursor))
+
+    def pages(self, where: Where | None = None, *, order_by: Any = None, size: int = 100) -> Iterator[list[R]]:
+        """Every page in turn, as lists that are never empty."""
+        return iterate(self._run, self._async.pages(where, order_by=order_by, size=size))
+
+    def count(self, where: Where | None = None) -> int:
+        """How many rows match; all for ``None`` or ``{}``."""
+        return self._run(self._async.count(where))
+
+    def aggregate(
+        self, where: Where | None = None, *, by: str | Sequence[str] = (), **values: aggregates.Aggregate
+    ) -> list[dict[str, Any]]:
+        """Aggregates by group: ``await t.aggregate(by="kind", n=count_(), total=sum_(t.c.price))``.
+
+        One dict a group, with the group's columns and the named values, in group order; one dict without ``by``.
+        """
+        return self._run(self._async.aggregate(where, by=by, **values))
+
+    def join(
+        self,
+        other: Any,
+        on: Mapping[str, str],
+        *,
+        how: Literal["inner", "left"] = "inner",
+        where: Where | None = None,
+        right_where: Where | None = None,
+        order_by: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[tuple[R, Any]]:
+        """Pairs ``(left, right)`` of rows of this and another table of the store whose columns in ``on`` are equal.
+
+        ``on`` maps columns of this table to columns of ``other``; nulls never match. ``how="left"`` keeps rows without a
+        match, with ``None`` beside them. ``where`` filters the left rows; ``right_where`` belongs to the match, so under
+        ``"left"`` it drops none. ``order_by`` is ``"left.date"`` or ``"-right.name"``; ties go by both keys.
+        """
+        return self._run(
+            self._async.join(
+                other, on, how=how, where=where, right_where=right_where, order_by=order_by, limit=limit, offset=offset
             )
         )
 
