@@ -84,13 +84,18 @@ if TYPE_CHECKING:
         InvalidName as InvalidName,
         InvalidPath as InvalidPath,
         InvalidValue as InvalidValue,
+        JobAborted as JobAborted,
+        JobDisabled as JobDisabled,
+        JobError as JobError,
         JobNotFound as JobNotFound,
         Lagged as Lagged,
         LimitExceeded as LimitExceeded,
         ModelUnavailable as ModelUnavailable,
         NoCoveringIndex as NoCoveringIndex,
         NotFound as NotFound,
+        PermanentJobError as PermanentJobError,
         QuerySyntaxError as QuerySyntaxError,
+        RetryableJobError as RetryableJobError,
         SetupRequired as SetupRequired,
         StartupError as StartupError,
         Timeout as Timeout,
@@ -193,7 +198,7 @@ _WHERE: Final = {
     "corpus.corpus": "AsyncCorpus",
     "errors": "Ambiguous BackendError ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
     " EmptyCriteria Error Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
-    " InvalidValue JobNotFound Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound QuerySyntaxError SetupRequired StartupError"
+    " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound PermanentJobError QuerySyntaxError RetryableJobError SetupRequired StartupError"
     " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported",
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",

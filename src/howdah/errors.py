@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -138,6 +139,41 @@ class SetupRequired(Error):
     def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.findings = findings
+
+
+class JobError(Error):
+    """A job's own error. ``code`` is what the worker stored; ``retryable`` whether another try makes sense, if known."""
+
+    retryable: bool | None = None
+
+    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code  # type: ignore[misc]  # the worker's code stands for the class'
+
+
+class RetryableJobError(JobError):
+    """Try again: at ``retry_at`` (an aware moment), or after the usual wait."""
+
+    retryable = True
+
+    def __init__(self, message: str = "", *, retry_at: datetime | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_at = retry_at
+
+
+class PermanentJobError(JobError):
+    """Do not try again."""
+
+    retryable = False
+
+
+class JobDisabled(JobError):
+    """The job ends as ``DISABLED``: neither an error nor tried again."""
+
+
+class JobAborted(JobError):
+    """The job was asked to stop."""
 
 
 class ClaimLost(Error):

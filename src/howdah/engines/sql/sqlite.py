@@ -222,7 +222,8 @@ class SqliteEngine:
 
     async def pause(self, delay: float) -> None:
         """Wait without holding anything."""
-        if self.inline:
+        # What the blocking face runs on a loop of its own (job servers) must not stop that.
+        if self.inline and not _on_a_loop():
             time.sleep(delay)
         else:
             await asyncio.sleep(delay)
@@ -348,7 +349,7 @@ class SqliteEngine:
             return found if mark is None else await self._signals.wait(table.name, mark, timeout)
         deadline = time.monotonic() + timeout
         while (found := self._version()) == mark and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(TICK, left))
+            await self.pause(min(TICK, left))
         return found
 
     def tables(self) -> list[SqliteTable]:
@@ -414,6 +415,14 @@ class SqliteSnapshot:
     async def close(self) -> None:
         """Let go of the state."""
         self._reader.close()
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _after_fork() -> None:

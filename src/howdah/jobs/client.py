@@ -1,0 +1,197 @@
+"""The producer's side: jobs submitted, their results awaited, whoever runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..criteria import And, In, Null
+from ..engines.base import Engine
+from ..errors import Closed, Error, InvalidInput, JobNotFound, Timeout
+from ..stores.common import Duration
+from ..stores.job import Job, JobStatus
+from ..stores.queue import AsyncQueue
+from ..values import seconds
+from .failures import error_of
+
+log = logging.getLogger("howdah")
+POLL = 1.0
+PAUSE = 4e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressUpdate:
+    """How far a job is: 0 to 100, a message, details."""
+
+    progress: float
+    message: str
+    details: Any
+
+
+class AsyncJobClient:
+    """Submits jobs to a queue and waits for their results. One reader serves all who wait, however many."""
+
+    def __init__(self, queue: AsyncQueue) -> None:
+        if not isinstance(queue, AsyncQueue):
+            raise InvalidInput(f"AsyncJobClient takes a queue, got {type(queue).__name__}")
+        self._queue = queue
+        self._engine: Engine = queue._engine
+        self._waiting: dict[str, asyncio.Future[Job | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, input: Any, **options: Any) -> AsyncJobHandle:
+        """Add a job (``options`` are those of ``queue.add``); a handle on it."""
+        return AsyncJobHandle(self, await self._queue.add(input, **options))
+
+    async def submit_many(self, inputs: Iterable[Any], **options: Any) -> list[AsyncJobHandle]:
+        """Add many jobs, all or none; their handles in order."""
+        return [AsyncJobHandle(self, id) for id in await self._queue.add_many(inputs, **options)]
+
+    async def attach(self, id: str) -> AsyncJobHandle:
+        """A handle on a job that is there already; ``JobNotFound`` if it is not."""
+        if await self._queue.get(id) is None:
+            raise JobNotFound(f"queue {self._queue.name!r} has no job {id}")
+        return AsyncJobHandle(self, id)
+
+    async def _finished(self, id: str) -> Job | None:
+        """The job once it has finished, or ``None`` once it is gone."""
+        found = self._waiting.get(id)
+        if found is None:
+            found = self._waiting[id] = asyncio.get_running_loop().create_future()
+            if self._task is None or self._task.done():
+                self._task = asyncio.get_running_loop().create_task(self._read(), context=contextvars.Context())
+        return await asyncio.shield(found)
+
+    async def _read(self) -> None:
+        """Look which awaited jobs have finished, whenever something has changed."""
+        known: set[str] = set()
+        mark = await self._engine.changed(self._queue._ops, None, 0)
+        checked = time.monotonic()
+        while self._waiting:
+            try:
+                new = self._waiting.keys() - known
+                await self._look(sorted(self._waiting.keys() - new), all_states=False)
+                await self._look(sorted(new), all_states=True)
+                known = (known | new) & self._waiting.keys()
+                if time.monotonic() - checked > POLL:
+                    checked = time.monotonic()
+                    known.clear()  # look at each again: one may have been deleted
+                if self._waiting.keys() <= known:
+                    mark = await self._engine.changed(self._queue._ops, mark, POLL)
+                    await asyncio.sleep(len(known) * PAUSE)  # many who wait are served many at a time
+            except Closed as error:
+                self._fail(error)
+                return
+            except Error as error:
+                log.warning("results will be looked for again: %s", error)
+                await asyncio.sleep(POLL)
+
+    async def _look(self, ids: list[str], *, all_states: bool) -> None:
+        for start in range(0, len(ids), 1000):
+            some = ids[start : start + 1000]
+            if all_states:
+                found = await self._queue.get_many(some)
+                for id in some:
+                    job = found.get(id)
+                    if job is None or job.finished:
+                        self._resolve(id, job)
+                continue
+            where = And((In("id", tuple(some)), Null("completed_at", negated=True)))
+            for row in await self._queue._table.query(where).all():
+                self._resolve(row["id"], self._queue._job(row))
+
+    def _resolve(self, id: str, job: Job | None) -> None:
+        waiter = self._waiting.pop(id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(job)
+
+    def _fail(self, error: Error) -> None:
+        for id in list(self._waiting):
+            waiter = self._waiting.pop(id)
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class AsyncJobHandle:
+    """A job that was submitted."""
+
+    def __init__(self, client: AsyncJobClient, id: str) -> None:
+        self._client = client
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._id
+
+    async def result(self, *, timeout: Duration | None = None) -> Any:
+        """The job's output once it is completed; raises its error when it failed.
+
+        ``JobAborted``, ``JobDisabled``, ``JobNotFound`` (it was deleted) and ``Timeout`` are the other outcomes.
+        """
+        try:
+            wait = None if timeout is None else seconds(timeout, "timeout", zero=True)
+            job = await asyncio.wait_for(self._client._finished(self._id), wait)
+        except TimeoutError as error:
+            raise Timeout(f"job {self._id} has not finished within {timeout} seconds") from error
+        if job is None:
+            raise JobNotFound(f"job {self._id} is gone: it was deleted, or not kept")
+        if job.status is JobStatus.COMPLETED:
+            return job.output
+        raise error_of(job)
+
+    async def abort(self) -> bool:
+        """Stop the job; ``False`` when it has finished."""
+        return await self._client._queue.abort(self._id)
+
+    async def progress(self) -> AsyncIterator[ProgressUpdate]:
+        """The latest progress, then each that follows, until the job has finished."""
+        queue, last = self._client._queue, None
+        while True:
+            mark = await queue._engine.changed(queue._ops, None, 0)
+            job = await queue.get(self._id)
+            if job is None:
+                raise JobNotFound(f"job {self._id} is gone: it was deleted, or not kept")
+            found = ProgressUpdate(job.progress, job.progress_message, job.progress_details)
+            if found != last:
+                last = found
+                yield found
+            if job.finished:
+                return
+            await queue._engine.changed(queue._ops, mark, POLL)
+
+    async def on_progress(self, fn: Callable[[ProgressUpdate], Any]) -> Callable[[], None]:
+        """Call ``fn`` with the latest progress and each that follows; the function returned ends it."""
+        if not callable(fn):
+            raise InvalidInput(f"fn={fn!r:.60}: expected a function")
+
+        async def follow() -> None:
+            try:
+                async for update in self.progress():
+                    fn(update)
+            except JobNotFound:
+                return
+            except Exception:
+                log.exception("a listener failed on the progress of job %s", self._id)
+
+        task = asyncio.get_running_loop().create_task(follow(), context=contextvars.Context())
+        _following.add(task)
+        task.add_done_callback(_following.discard)
+
+        def end() -> None:
+            task.cancel()
+
+        return end
+
+    async def stream(self, *, since: int = 0) -> AsyncIterator[Any]:
+        """The events that the job emits, from number ``since`` on, until it has finished."""
+        async for event in self._client._queue.stream(self._id, since=since):
+            yield event
+
+
+_following: set[asyncio.Task[None]] = set()
