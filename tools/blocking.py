@@ -16,6 +16,7 @@ SOURCES = {
     "table": "table",
     "kv": "stores/kv",
     "records": "stores/records",
+    "secrets": "stores/secrets",
     "vectors": "stores/vectors",
     "blobs": "stores/blobs",
     "claim": "stores/claim",

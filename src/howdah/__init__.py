@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from .blocking.records import (
         Records as Records,
     )
+    from .blocking.secrets import (
+        Secrets as Secrets,
+    )
     from .blocking.store import (
         Store as Store,
     )
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
         JobNotFound as JobNotFound,
         Lagged as Lagged,
         LimitExceeded as LimitExceeded,
+        Locked as Locked,
         ModelUnavailable as ModelUnavailable,
         NoCoveringIndex as NoCoveringIndex,
         NotFound as NotFound,
@@ -104,6 +108,7 @@ if TYPE_CHECKING:
         UnknownCollection as UnknownCollection,
         UnknownColumn as UnknownColumn,
         Unsupported as Unsupported,
+        WrongPassphrase as WrongPassphrase,
     )
     from .hits import (
         Dense as Dense,
@@ -162,6 +167,13 @@ if TYPE_CHECKING:
     from .stores.schedule import (
         Schedule as Schedule,
     )
+    from .stores.secrets import (
+        AsyncSecrets as AsyncSecrets,
+        ChainedSecrets as ChainedSecrets,
+        EnvSecrets as EnvSecrets,
+        PassphraseCache as PassphraseCache,
+        SecretInfo as SecretInfo,
+    )
     from .stores.vectors import (
         AsyncVectors as AsyncVectors,
         Vector as Vector,
@@ -191,6 +203,7 @@ _WHERE: Final = {
     "blocking.query": "Query",
     "blocking.queue": "Queue",
     "blocking.records": "Records",
+    "blocking.secrets": "Secrets",
     "blocking.store": "Store",
     "blocking.table": "Table",
     "blocking.vectors": "Vectors",
@@ -198,8 +211,8 @@ _WHERE: Final = {
     "corpus.corpus": "AsyncCorpus",
     "errors": "Ambiguous BackendError ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
     " EmptyCriteria Error Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
-    " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded ModelUnavailable NoCoveringIndex NotFound PermanentJobError QuerySyntaxError RetryableJobError SetupRequired StartupError"
-    " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported",
+    " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound PermanentJobError QuerySyntaxError RetryableJobError SetupRequired StartupError"
+    " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",
     "schema": "HNSW Auto sparse vector",
@@ -214,6 +227,7 @@ _WHERE: Final = {
     "stores.queue": "AsyncQueue",
     "stores.records": "AsyncRecords Entry",
     "stores.schedule": "Schedule",
+    "stores.secrets": "AsyncSecrets ChainedSecrets EnvSecrets PassphraseCache SecretInfo",
     "stores.vectors": "AsyncVectors Vector",
     "table": "AsyncTable",
     "values": "DELETE KEEP MISSING NULL fingerprint",

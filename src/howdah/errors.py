@@ -196,6 +196,14 @@ class TransactionError(Error):
     """A transaction is used where or after it may not be."""
 
 
+class Locked(Error):
+    """Secrets are locked: give the passphrase first."""
+
+
+class WrongPassphrase(Error):
+    """The passphrase, or key, does not open what is stored."""
+
+
 class Ambiguous(Error):
     """A reference fits several things. ``candidates`` lists them."""
 

@@ -101,6 +101,18 @@ class SparseIndex:
     unique: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Rows that wait to be taken: those of a ``scope`` whose ``due`` moment has come and whose ``ends`` moment, if any, has
+    not, in ascending ``order``. Taking a row may clear its due moment: ``kept`` are columns that still give its place."""
+
+    scope: str
+    due: str
+    ends: str
+    order: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Schema:
     """A table's declaration, checked. ``name`` is its public name; physical names fold case."""
@@ -118,6 +130,7 @@ class Schema:
     sparse: tuple[SparseIndex, ...] = ()
     tell: tuple[str, ...] = ()
     """Inserts, and updates of these columns, wake processes that wait for changes, whether or not they are logged."""
+    line: Line | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
@@ -196,6 +209,7 @@ def build(
     kept: Mapping[str, str] | None = None,
     sparse: Iterable[SparseIndex] = (),
     tell: Iterable[str] = (),
+    line: Line | None = None,
     internal: bool = False,
 ) -> Schema:
     """A checked ``Schema``; raises ``InvalidName``, ``UnknownColumn`` or ``InvalidInput`` saying what is wrong."""
@@ -224,6 +238,7 @@ def build(
         kept or {},
         tuple(sparse),
         tuple(tell),
+        line,
     )
     _check(schema)
     marked = tuple(replace(c, nullable=False) if c.name in keys else c for c in columns)

@@ -21,6 +21,7 @@ from .stores.kv import AsyncKV
 from .stores.limiter import AsyncLimiter
 from .stores.queue import AsyncQueue
 from .stores.records import AsyncRecords
+from .stores.secrets import AsyncSecrets
 from .stores.vectors import AsyncVectors, open_vectors
 from .table import AsyncTable
 from .urls import parse
@@ -190,6 +191,10 @@ class AsyncStore:
     def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> AsyncQueue:
         """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
         return AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix)
+
+    def secrets(self, name: str = "secrets", *, passphrase: str | None = None) -> AsyncSecrets:
+        """Encrypted values under names; without ``passphrase`` locked until ``unlock(passphrase)``."""
+        return AsyncSecrets(self._engine, _store_name(name), passphrase=passphrase, prefix=self._prefix)
 
     def limiter(
         self,

@@ -19,6 +19,7 @@ from .limiter import Limiter
 from .queue import Queue
 from .records import Records
 from .runner import Runner
+from .secrets import Secrets
 from .table import Table
 from .transaction import Transaction
 from .vectors import Vectors
@@ -154,6 +155,10 @@ class Store:
     def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> Queue:
         """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
         return Queue(self._async.queue(name, scope=scope), self._run)
+
+    def secrets(self, name: str = "secrets", *, passphrase: str | None = None) -> Secrets:
+        """Encrypted values under names; without ``passphrase`` locked until ``unlock(passphrase)``."""
+        return Secrets(self._async.secrets(name, passphrase=passphrase), self._run)
 
     def limiter(
         self,

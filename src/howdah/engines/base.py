@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from ..criteria import Criteria
 from ..schema import Schema
 
 T = TypeVar("T")
@@ -42,10 +41,11 @@ class Once:
 
 
 class Take(NamedTuple):
-    """At most ``limit`` rows that match, in ascending ``order``: ``patch`` is set on them and ``bump`` columns grow by 1."""
+    """At most ``limit`` rows of a scope that are due ``at`` a moment (driver form), first in the schema's line: ``patch`` is
+    set on them and ``bump`` columns grow by 1."""
 
-    where: Criteria
-    order: Sequence[str]
+    scope: str
+    at: Any
     limit: int
     patch: Mapping[str, Any]
     bump: Sequence[str]

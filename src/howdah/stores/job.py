@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from ..errors import InvalidInput
-from ..schema import Column, SparseIndex
+from ..schema import Column, Line, SparseIndex
 from ..values import check_json, check_name, seconds
 
 
@@ -71,6 +71,7 @@ SPARSE = (
     SparseIndex(("answer", "completed_at"), "answer"),
     SparseIndex(("scope", "unique_key"), "unique_key", unique=True),
 )
+LINE = Line("scope", "due_at", "ends_at", ("rank", "due_at", "id"), ("rank", "visible_at", "id"))
 TELL = ("completed_at", "abort_requested_at", "progress_message")
 
 

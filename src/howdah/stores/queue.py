@@ -22,7 +22,7 @@ from ..values import as_list, check_json, check_text, encode_json, fingerprint a
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
 from .finding import Finding
-from .job import ACTIVE, COLUMNS, SPARSE, TELL, Job, JobStatus, check_scope
+from .job import ACTIVE, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_scope
 from .schedule import Schedule, Schedules
 from .settling import PAUSED, RESET, patches, settled
 from .stream import Streams
@@ -41,7 +41,7 @@ class AsyncQueue(Finding):
         self._tags = check_scope(scope)
         self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
         physical = store_table("queue", name)
-        schema = build(physical, COLUMNS, key="id", sparse=SPARSE, tell=TELL, internal=True)
+        schema = build(physical, COLUMNS, key="id", sparse=SPARSE, tell=TELL, line=LINE, internal=True)
         self._table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
         self._ops = self._table._ops
         self._streams = Streams(engine, name)
@@ -250,11 +250,10 @@ class AsyncQueue(Finding):
 
     def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
         at = moment(now)
-        open_ended = Or((Null("ends_at"), Compare("ends_at", ">", at)))
-        where = And((Compare("scope", "=", self._scope), Compare("due_at", "<=", at), open_ended))
         held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": at}
         patch = {"status": JobStatus.PROCESSING.value, "due_at": None, "ends_at": None, **held}
-        return Take(where, ("rank", "due_at", "id"), size, self._encoded(patch), ("attempts", "token"))
+        due = self._ops.encode_value("due_at", at)
+        return Take(self._scope, due, size, self._encoded(patch), ("attempts", "token"))
 
     def _completing(self, outcomes: Sequence[Outcome]) -> Op[set[str]]:
         if not outcomes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..base import Op, Patches, Rows, Stmt, Take
-from .dialect import Params, quote
+from .dialect import Params, derived_name, quote
 from .readable import BATCH, DriverRow, ReadableTable
 
 
@@ -45,36 +45,50 @@ class TakingTable(ReadableTable):
     def take(self, wanted: Take) -> Op[Rows]:
         """Take rows; whoever takes at the same time gets others. The rows as they are now, in order."""
         params = Params(self.dialect)
-        key = ", ".join(map(quote, self.schema.key))
         sets = self._sets(wanted, params)
-        chosen = self._chosen(wanted, params)
-        if self.dialect.name == "sqlite":
-            sql = f"UPDATE {self.name} AS u SET {sets} WHERE ({key}) IN ({chosen}) RETURNING {self._plain_selection()}"
-        else:
-            sql = f"WITH c AS MATERIALIZED ({chosen}) UPDATE {self.name} AS u SET {sets} FROM c WHERE {self._same_key()} RETURNING {self._plain_selection('u.')}"
-        return self._in_order(wanted, (yield Stmt(sql, params.values)))
+        rows = yield Stmt(f"{self._taking(wanted, sets, params)} RETURNING {self._plain_selection()}", params.values)
+        return self._in_order(rows)
+
+    def _taking(self, wanted: Take, sets: str, params: Params) -> str:
+        """The update that takes rows."""
+        assert self.schema.line is not None
+        (key,) = map(quote, self.schema.key)
+        scope, at = params.add(wanted.scope, "text"), params.add(wanted.at, "timestamp")
+        if self.dialect.name == "postgres":
+            chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit})"
+            return f"UPDATE {self.name} AS u SET {sets} FROM {chosen} AS c(taken) WHERE u.{key} = c.taken"
+        chosen = self.next_sql(scope, at, str(wanted.limit))
+        return f"UPDATE {self.name} AS u SET {sets} WHERE {key} IN ({chosen})"
+
+    def next_sql(self, scope: str, at: str, limit: str) -> str:
+        """The statement that finds the next keys in the line."""
+        line = self.schema.line
+        assert line is not None
+        key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
+        order = ", ".join(f"t.{quote(c)}" for c in line.order)
+        ends = f"t.{quote(line.ends)}"
+        return (
+            f"SELECT {key} FROM {self.name} t WHERE t.{quote(line.scope)} = {scope} AND t.{quote(line.due)} <= {at}"
+            f" AND ({ends} IS NULL OR {ends} > {at}) ORDER BY {order} LIMIT {limit}"
+        )
+
+    @property
+    def next_name(self) -> str:
+        """Name of the function that locks the next rows on Postgres."""
+        return derived_name(self.physical, "next")
 
     def _sets(self, wanted: Take, params: Params) -> str:
         sets = [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in wanted.patch.items()]
         sets += [f"{quote(n)} = u.{quote(n)} + 1" for n in wanted.bump]
         return ", ".join(sets)
 
-    def _chosen(self, wanted: Take, params: Params) -> str:
-        key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
-        order = ", ".join(f"t.{quote(c)}" for c in wanted.order)
-        skip = " FOR UPDATE SKIP LOCKED" if self._for_update else ""
-        # The limit is part of the text: as a parameter, Postgres plans for a tenth of the table.
-        condition = self.condition(wanted.where, params)
-        return f"SELECT {key} FROM {self.name} t{condition} ORDER BY {order} LIMIT {wanted.limit}{skip}"
-
-    def _same_key(self) -> str:
-        return " AND ".join(f"u.{quote(k)} = c.{quote(k)}" for k in self.schema.key)
-
-    def _plain_selection(self, alias: str = "") -> str:
+    def _plain_selection(self) -> str:
+        alias = "u." if self.dialect.name == "postgres" else ""
         return ", ".join(f"{alias}{quote(n)}" for n in self.schema.names)
 
-    def _in_order(self, wanted: Take, rows: Rows) -> Rows:
-        places = [self.schema.names.index(c) for c in wanted.order]
+    def _in_order(self, rows: Rows) -> Rows:
+        assert self.schema.line is not None
+        places = [self.schema.names.index(c) for c in self.schema.line.kept]
         return sorted(rows, key=lambda row: tuple(row[p] for p in places))
 
     def patch_each(self, patches: Patches) -> Op[set[Any]]:
@@ -114,13 +128,12 @@ class TakingTable(ReadableTable):
             return done, (yield from self.take(wanted))
         params = Params(self.dialect)
         changed = self._patch_sql(patches, params)
-        sets, chosen = self._sets(wanted, params), self._chosen(wanted, params)
+        taking = self._taking(wanted, self._sets(wanted, params), params)
         sql = (
-            f"WITH d AS ({changed}), c AS MATERIALIZED ({chosen}), taken AS (UPDATE {self.name} AS u SET {sets} FROM c"
-            f" WHERE {self._same_key()} RETURNING {self._plain_selection('u.')})"
+            f"WITH d AS ({changed}), taken AS ({taking} RETURNING {self._plain_selection()})"
             f" SELECT (SELECT array_agg({quote(patches.match[0])}) FROM d), taken.* FROM (SELECT 1) one LEFT JOIN taken ON true"
         )
         rows = yield Stmt(sql, params.values)
         place = 1 + self.key_places[0]
         taken = [tuple(r)[1:] for r in rows if r[place] is not None]
-        return set(rows[0][0] or ()), self._in_order(wanted, taken)
+        return set(rows[0][0] or ()), self._in_order(taken)
