@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from howdah import JobStatus, connect
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
@@ -167,3 +169,40 @@ def test_looking_makes_no_store(home: Path) -> None:
 def test_version_and_help(home: Path) -> None:
     assert howdah(home, "--version").stdout.startswith("howdah 0.")
     assert "index" in howdah(home, "--help").stdout
+
+
+def test_export_and_import(home: Path) -> None:
+    with connect(home / "a.db") as made:
+        made.kv("k").put_many({"a": 1, "b": None})
+    done = howdah(home, "export", "out.gz", "--store", "a.db", "--json")
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["rows"]) == (0, 2)
+    assert json.loads(howdah(home, "import", "out.gz", "--store", "b.db", "--json").stdout) == summary
+    assert "Wrote 2 rows" in howdah(home, "export", "again.gz", "--store", "b.db").stdout
+    assert (home / "out.gz").read_bytes() == (home / "again.gz").read_bytes()
+    refused = howdah(home, "import", "out.gz", "--store", "b.db")
+    assert refused.returncode == 1
+    assert "holds rows already" in refused.stderr
+    assert howdah(home, "import", "missing", "--store", "c.db").returncode == 1
+
+
+def test_workers_from_the_command_line(home: Path) -> None:
+    (home / "tasks.py").write_text("def double(value, ctx):\n    return value * 2\n\nnothing = 5\n")
+    with connect(home / "jobs.db") as made:
+        queue = made.queue("q")
+        ids = queue.add_many(range(40))
+        done = howdah(
+            home, "worker", "tasks:double", "--queue", "q", "--workers", "4", "--drain", "--store", "jobs.db", "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["completed"] == 40
+        assert [j.output for j in queue.get_many(ids).values()] == [n * 2 for n in range(40)]
+        queue.add_many(range(40))
+        many = howdah(
+            home, "worker", "tasks:double", "--processes", "2", "--queue", "q", "--drain", "--store", "jobs.db"
+        )
+        assert many.returncode == 0, many.stderr
+        assert queue.counts()[JobStatus.COMPLETED] == 80
+    for bad in ("tasks", "tasks:missing", "nowhere:f", "tasks:nothing"):
+        refused = howdah(home, "worker", bad, "--store", "jobs.db")
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)

@@ -120,6 +120,9 @@ if TYPE_CHECKING:
     from .pages import (
         Page as Page,
     )
+    from .portability import (
+        Summary as Summary,
+    )
     from .schema import (
         HNSW as HNSW,
         Auto as Auto,
@@ -215,6 +218,7 @@ _WHERE: Final = {
     " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",
+    "portability": "Summary",
     "schema": "HNSW Auto sparse vector",
     "search.fusion": "DBSF RRF",
     "store": "AsyncStore connect_async",

@@ -177,6 +177,14 @@ class Schema:
             "text": dict(self.text),
             "ttl": self.ttl,
             "sparse": [[list(i.columns), i.on, i.unique] for i in self.sparse],
+            "tell": list(self.tell),
+            "line": None
+            if self.line is None
+            else [
+                *(getattr(self.line, n) for n in ("scope", "due", "ends")),
+                list(self.line.order),
+                list(self.line.kept),
+            ],
         }
 
     def built_indexes(self) -> tuple[tuple[str, ...], ...]:
@@ -271,3 +279,28 @@ def _check(schema: Schema) -> None:
         raise InvalidInput(f"{where}: a text index takes at most 8 columns")
     if schema.ttl is not None and schema.column(schema.ttl).kind != "timestamp":
         raise InvalidInput(f"{where}: ttl column {schema.ttl!r} must be a timestamp")
+
+
+def from_spec(name: str, spec: Mapping[str, Any]) -> Schema:
+    """The schema that a specification describes; defaults and constraints of the declaration are not in it."""
+    columns = []
+    for c in spec["columns"]:
+        kind = None
+        if c["dim"] is not None:
+            index = None if c["hnsw"] is None else HNSW(m=c["hnsw"][0], ef_construction=c["hnsw"][1])
+            kind = VectorType(c["dim"], c["dtype"], c["metric"], index, sparse=c["kind"] == "sparse")
+        columns.append(Column(c["name"], c["kind"], c["nullable"], MISSING, c["auto"], kind))
+    line = spec.get("line")
+    return build(
+        name,
+        columns,
+        key=spec["key"],
+        indexes=spec["indexes"],
+        unique=spec["unique"],
+        text=spec["text"] or None,
+        ttl=spec["ttl"],
+        sparse=[SparseIndex(tuple(i[0]), i[1], i[2]) for i in spec.get("sparse", ())],
+        tell=spec.get("tell", ()),
+        line=None if line is None else Line(line[0], line[1], line[2], tuple(line[3]), tuple(line[4])),
+        internal=True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import timedelta
@@ -14,6 +15,7 @@ from .corpus.corpus import AsyncCorpus
 from .engines.base import Capabilities, Engine, Node, Status, current, innermost
 from .errors import Conflict, InvalidInput, InvalidName, TransactionError
 from .naming import physical_name
+from .portability import Progress, Summary, export_store, import_store
 from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .stores.blobs import AsyncBlobs
@@ -273,6 +275,21 @@ class AsyncStore:
         """Create or grow the given tables now instead of on first use."""
         for table in tables:
             await getattr(table, "_async", table)._ensure()
+
+    async def export(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
+        """Write the whole store, from one snapshot, to a file (compressed if it ends in ``.gz``); what it held.
+
+        The same data gives the same bytes, whatever the engine. ``on_progress(table, rows)`` is called now and then.
+        """
+        return await export_store(self._engine, path, on_progress)
+
+    async def import_from(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
+        """Read an export of any engine into this store, after checking it whole; what it held.
+
+        Its tables must not be there, or be empty (``Conflict``). Cut short, it goes on where it stopped when called again.
+        Raises ``Corrupt`` for a damaged file, before anything is written.
+        """
+        return await import_store(self._engine, path, on_progress)
 
     async def close(self) -> None:
         """Release what this store opened; a caller's own pool stays open."""

@@ -81,8 +81,10 @@ class AsyncTable(Listing[R]):
             self._emit("put", self._row(driver))
         return self._row(driver)
 
-    async def put_stored(self, stored: Sequence[list[Any]]) -> list[Driver]:
-        """Put checked rows; the rows in driver form, one for each given."""
+    async def put_stored(
+        self, stored: Sequence[list[Any]], *, also: Callable[[], Op[None]] | None = None
+    ) -> list[Driver]:
+        """Put checked rows, and do something ``also`` in the same write; the rows in driver form, one for each given."""
         ops, places = self._ops, self._ops.key_places
         generated = self._generates
         fresh: list[Driver] = []
@@ -102,7 +104,7 @@ class AsyncTable(Listing[R]):
             unique[key] = row
             slots.append(key)
         rows = list(unique.values())
-        single = not fresh and ops.plain and len(rows) == 1 and not generated
+        single = not fresh and ops.plain and len(rows) == 1 and not generated and also is None
 
         def work() -> Op[list[Driver]]:
             made: list[Driver] = []
@@ -112,6 +114,8 @@ class AsyncTable(Listing[R]):
                     yield from ops.numbers.raise_to(max(r[place] for r in rows))
             if fresh:
                 made = yield from ops.insert_generated(fresh, place, _same)
+            if also is not None:
+                yield from also()
             return made
 
         made = iter(await self._write(work, single=single, operation="put"))

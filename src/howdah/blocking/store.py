@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Literal, Self
 from ..corpus.chunking import Chunking
 from ..engines.base import Capabilities, Status, innermost
 from ..errors import Conflict
+from ..portability import Progress, Summary
 from ..schema import ClientKeys
 from ..store import AsyncStore, T
 from .blobs import Blobs
@@ -207,6 +209,21 @@ class Store:
     def migrate(self, tables: Sequence[Any] = ()) -> None:
         """Create or grow the given tables now instead of on first use."""
         return self._run(self._async.migrate(tables))
+
+    def export(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
+        """Write the whole store, from one snapshot, to a file (compressed if it ends in ``.gz``); what it held.
+
+        The same data gives the same bytes, whatever the engine. ``on_progress(table, rows)`` is called now and then.
+        """
+        return self._run(self._async.export(path, on_progress=on_progress))
+
+    def import_from(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
+        """Read an export of any engine into this store, after checking it whole; what it held.
+
+        Its tables must not be there, or be empty (``Conflict``). Cut short, it goes on where it stopped when called again.
+        Raises ``Corrupt`` for a damaged file, before anything is written.
+        """
+        return self._run(self._async.import_from(path, on_progress=on_progress))
 
     def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
         """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +12,8 @@ import typer
 
 from .. import __version__
 from ..errors import Error, InvalidInput, NotFound
+from . import operate
+from .options import CorpusOption, EmbedderOption, JsonOption, StoreOption, opened
 from .output import emit_json, err, out, progress, size, table
 
 if TYPE_CHECKING:
@@ -30,41 +30,9 @@ app = typer.Typer(
 )
 collections = typer.Typer(help="The folders of a corpus.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(collections, name="collection")
-
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", envvar="HOWDAH_URL", metavar="URL", help="agent.db, postgresql://… or pg:./data"),
-]
-CorpusOption = Annotated[str, typer.Option("--corpus", envvar="HOWDAH_CORPUS", metavar="NAME", help="Which index.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-EmbedderOption = Annotated[
-    str | None,
-    typer.Option("--embedder", envvar="HOWDAH_EMBEDDER", metavar="NAME", help="bundled, none, openai:MODEL, a URL …"),
-]
-
-
-def default_store() -> str:
-    """The file in the user's data directory."""
-    base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    folder = Path(base) / "howdah"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder / "howdah.db")
-
-
-@contextmanager
-def opened(url: str | None, *, create: bool = True, there: bool = False) -> Iterator[Store]:
-    """The store, closed at the end; with ``there`` it must exist, so that looking at a mistyped file makes none."""
-    from ..blocking.connect import connect
-    from ..urls import parse
-
-    if url is not None and not url.strip():
-        raise InvalidInput("--store (or HOWDAH_URL) is empty: give a URL, or leave it out")
-    place = url or default_store()
-    parsed = parse(place)
-    if there and parsed.scheme == "sqlite" and not Path(parsed.rest).exists():
-        raise NotFound(f"no store {parsed.rest}: index a folder into it first, howdah index PATH")
-    with connect(place, create=create) as store:
-        yield store
+app.command("export")(operate.export)
+app.command("import")(operate.import_)
+app.command("worker")(operate.worker)
 
 
 def corpus_of(store: Store, name: str, embedder: str | None) -> Corpus:

@@ -134,6 +134,9 @@ class Engine(Protocol):
     async def drop(self, table: Any) -> None:
         """Remove a table with its data."""
 
+    async def catalog(self) -> dict[str, dict[str, Any]]:
+        """The specifications of the tables there are, by physical name."""
+
     async def script(self, tables: Sequence[Any]) -> list[str]:
         """The statements that would create or grow the tables; empty when they are as declared."""
 

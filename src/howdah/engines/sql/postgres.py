@@ -331,6 +331,10 @@ class PostgresEngine:
 
     # Upkeep ------------------------------------------------------------------------------------------------------
 
+    async def catalog(self) -> dict[str, dict[str, Any]]:
+        """The specifications of the tables there are."""
+        return await self.read(self.setup.catalog)
+
     async def script(self, tables: Sequence[PostgresTable]) -> list[str]:
         """The statements that would create or grow the tables."""
         return await self.read(lambda: self.setup.script(tables))

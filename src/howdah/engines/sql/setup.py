@@ -157,10 +157,9 @@ class Setup:
         yield Stmt(f"DELETE FROM {self.tables} WHERE name = {p}", (table.physical,))
         yield Stmt(f"DELETE FROM {self.migrations} WHERE component = {p}", (f"table:{table.physical}",))
 
-    def names(self) -> Op[list[str]]:
-        """The physical tables there are."""
-        rows = yield Stmt(f"SELECT name FROM {self.tables} ORDER BY name")
-        return [name for (name,) in rows]
+    def catalog(self) -> Op[dict[str, dict[str, Any]]]:
+        """The specifications of the tables there are, by physical name."""
+        return {name: json.loads(spec) for name, spec in (yield Stmt(f"SELECT name, spec FROM {self.tables}"))}
 
 
 def _fill_default(table: SqlTable, name: str, default: Any) -> Op[None]:

@@ -325,6 +325,10 @@ class SqliteEngine:
         with self._state:
             self._tables.pop(table.physical, None)
 
+    async def catalog(self) -> dict[str, dict[str, Any]]:
+        """The specifications of the tables there are."""
+        return await self.read(self.setup.catalog)
+
     async def script(self, tables: Sequence[SqliteTable]) -> list[str]:
         """The statements that would create or grow the tables."""
         return await self.read(lambda: self.setup.script(tables))
