@@ -123,6 +123,11 @@ if TYPE_CHECKING:
     from .portability import (
         Summary as Summary,
     )
+    from .resolution import (
+        AsyncRegistry as AsyncRegistry,
+        NotRegistered as NotRegistered,
+        Registry as Registry,
+    )
     from .schema import (
         HNSW as HNSW,
         Auto as Auto,
@@ -219,6 +224,7 @@ _WHERE: Final = {
     "hits": "Dense Hit Hits Sparse Text",
     "pages": "Page",
     "portability": "Summary",
+    "resolution": "AsyncRegistry NotRegistered Registry",
     "schema": "HNSW Auto sparse vector",
     "search.fusion": "DBSF RRF",
     "store": "AsyncStore connect_async",

@@ -184,7 +184,7 @@ class ChangeLog:
         """The position behind everything committed so far."""
         if self._postgres:
             rows = yield Stmt(f"SELECT pg_current_snapshot()::text, {self._clock()}")
-            return [rows[0][0], None, 0, 0, rows[0][1]]
+            return [rows[0][0], None, 0, rows[0][1]]
         rows = yield Stmt(f"SELECT max(seq), {self._clock()} FROM sqlite_sequence WHERE name = ?1", (self.physical,))
         return [rows[0][0] or 0, rows[0][1]]
 
@@ -212,29 +212,30 @@ class ChangeLog:
         return away if abs(away) > CLOSE else 0.0
 
     def _read_postgres(self, position: Position, where: Criteria | None, limit: int, params: Params) -> Op[Window]:
-        start, stop, last, seq, _ = position
+        start, stop, seq, _ = position
         end = yield from self.end()
         away = self._away(end)
         if stop is None:
-            stop, last, seq = end[0], 0, 0
-        low, high = (f"{params.add(s, 'text')}::pg_snapshot" for s in (start, stop))
-        # The last write of a transaction comes before the first of any that waited for one of its rows.
-        inner = (
-            f"SELECT l.*, max(l.seq) OVER (PARTITION BY l.xid) AS last FROM {self.name} l"
-            f" WHERE l.xid >= pg_snapshot_xmin({low}) AND NOT pg_visible_in_snapshot(l.xid, {low})"
-            f" AND pg_visible_in_snapshot(l.xid, {high})"
-        )
-        after = f"({params.add(last, 'integer')}, {params.add(seq, 'integer')})"
+            stop = end[0]
+            # Numbers below this were seen: only a transaction that was still open can have lower ones.
+            low = yield Stmt(
+                f"SELECT min(seq) FROM {self.name} WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)", (start,)
+            )
+            if low[0][0] is None:
+                return Window([], end, more=False)
+            seq = low[0][0] - 1
+        before, after = (f"{params.add(s, 'text')}::pg_snapshot" for s in (start, stop))
         test = self._matches(where, params)
         rows = yield Stmt(
-            f"SELECT type, at, last, seq, {self._fields('o')}, {self._fields('n')} FROM ({inner}) l"
-            f" WHERE (last, seq) > {after}{test} ORDER BY last, seq LIMIT {limit}",
+            f"SELECT type, at, seq, {self._fields('o')}, {self._fields('n')} FROM {self.name} l"
+            f" WHERE seq > {params.add(seq, 'integer')} AND NOT pg_visible_in_snapshot(l.xid, {before})"
+            f" AND pg_visible_in_snapshot(l.xid, {after}){test} ORDER BY seq LIMIT {limit}",
             params.values,
         )
-        entries = [self._entry(r[0], r[1], away, tuple(r)[4:], [start, stop, r[2], r[3], r[1]]) for r in rows]
+        entries = [self._entry(r[0], r[1], away, tuple(r)[3:], [start, stop, r[2], r[1]]) for r in rows]
         if len(rows) == limit:
             return Window(entries, entries[-1].position, more=True)
-        return Window(entries, [stop, None, 0, 0, end[-1]], more=False)
+        return Window(entries, [stop, None, 0, end[-1]], more=False)
 
     def behind(self, position: Position, most: int) -> Op[int]:
         """How many entries wait after a position, at most ``most``; criteria do not count."""
