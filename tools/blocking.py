@@ -13,6 +13,7 @@ PACKAGE = ROOT / "src" / "howdah"
 SOURCES = {
     "query": "query",
     "changes": "changes",
+    "cached": "cached",
     "table": "table",
     "kv": "stores/kv",
     "records": "stores/records",
@@ -45,7 +46,8 @@ TRANSACT = '''
         """Release what this store opened; a caller's own pool stays open."""
         if not self._run.closed:
             self._run(self._async.close())
-            self._run.close()
+            if not self._async._borrowed:
+                self._run.close()
 '''
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         Blob as Blob,
         Blobs as Blobs,
     )
+    from .blocking.cached import (
+        Cached as Cached,
+    )
     from .blocking.changes import (
         Changes as Changes,
     )
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
     )
     from .blocking.vectors import (
         Vectors as Vectors,
+    )
+    from .cached import (
+        AsyncCached as AsyncCached,
     )
     from .changes import (
         AsyncChanges as AsyncChanges,
@@ -116,6 +122,10 @@ if TYPE_CHECKING:
         Hits as Hits,
         Sparse as Sparse,
         Text as Text,
+    )
+    from .migrations import (
+        Migration as Migration,
+        MigrationProgress as MigrationProgress,
     )
     from .pages import (
         Page as Page,
@@ -202,6 +212,7 @@ __version__: Final = "0.1.0"
 _WHERE: Final = {
     "aggregates": "avg_ count_ max_ min_ sum_",
     "blocking.blobs": "Blob Blobs",
+    "blocking.cached": "Cached",
     "blocking.changes": "Changes",
     "blocking.claim": "Claim",
     "blocking.connect": "connect",
@@ -215,6 +226,7 @@ _WHERE: Final = {
     "blocking.store": "Store",
     "blocking.table": "Table",
     "blocking.vectors": "Vectors",
+    "cached": "AsyncCached",
     "changes": "AsyncChanges Change",
     "corpus.corpus": "AsyncCorpus",
     "errors": "Ambiguous BackendError ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
@@ -222,6 +234,7 @@ _WHERE: Final = {
     " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound PermanentJobError QuerySyntaxError RetryableJobError SetupRequired StartupError"
     " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
+    "migrations": "Migration MigrationProgress",
     "pages": "Page",
     "portability": "Summary",
     "resolution": "AsyncRegistry NotRegistered Registry",

@@ -10,6 +10,7 @@ from .criteria import And, Compare, Criteria, Where, excludes_nothing, resolve
 from .engines.base import Engine
 from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, UnfilteredDelete
 from .ids import uuid7
+from .migrations import Migration
 from .rows import RowType
 from .schema import Schema
 from .values import MISSING
@@ -21,12 +22,18 @@ class Prepared(Generic[R]):
     """What a table knows of its rows."""
 
     def __init__(
-        self, engine: Engine, schema: Schema, rows: RowType, physical: str, mapping_column: str | None
+        self,
+        engine: Engine,
+        schema: Schema,
+        rows: RowType,
+        physical: str,
+        mapping_column: str | None,
+        migrations: tuple[Migration, ...] = (),
     ) -> None:
         self._engine = engine
         self._schema = schema
         self._rows = rows
-        self._ops = engine.table(schema, physical)
+        self._ops = engine.table(schema, physical, migrations)
         self._mapping_column = mapping_column
         self._fixed: dict[str, Any] = {}
         limited = {n for index in (schema.key, *schema.unique) for n in index}

@@ -14,8 +14,10 @@ from .corpus.chunking import Chunking
 from .corpus.corpus import AsyncCorpus
 from .engines.base import Capabilities, Engine, Node, Status, current, innermost
 from .errors import Conflict, InvalidInput, InvalidName, TransactionError
+from .migrations import Migration, MigrationProgress, check_migrations
 from .naming import physical_name
 from .portability import Progress, Summary, export_store, import_store
+from .readonly import ReadOnly
 from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .stores.blobs import AsyncBlobs
@@ -26,6 +28,7 @@ from .stores.records import AsyncRecords
 from .stores.secrets import AsyncSecrets
 from .stores.vectors import AsyncVectors, open_vectors
 from .table import AsyncTable
+from .telemetry import Tracer, tracer
 from .urls import parse
 from .values import check_text
 
@@ -60,9 +63,14 @@ class AsyncTransaction:
 class AsyncStore:
     """One store. Opening tables and stores does no I/O; they are made on first use."""
 
-    def __init__(self, engine: Engine, prefix: str = "") -> None:
+    def __init__(self, engine: Engine, prefix: str = "", tracer: Tracer | None = None) -> None:
         self._engine = engine
         self._prefix = prefix
+        self._tracer = tracer
+        self._borrowed = isinstance(engine, ReadOnly)
+
+    def _traced(self, handle: T, name: str) -> T:
+        return handle if self._tracer is None else self._tracer.traced(handle, name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,13 +106,14 @@ class AsyncStore:
         text: Mapping[str, float] | Iterable[str] | None = None,
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
+        migrations: Sequence[Migration] = (),
     ) -> AsyncTable[Any]:
         """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
 
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. Raises ``InvalidInput`` saying what does not fit.
+        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Raises ``InvalidInput`` saying what does not fit.
         """
         rows, name = _described(model_or_name, schema)
         if self._prefix:
@@ -114,15 +123,16 @@ class AsyncStore:
         made = build(
             name, rows.columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
         )
-        return AsyncTable(self._engine, made, rows, physical_name(name))
+        steps = check_migrations(migrations)
+        return self._traced(AsyncTable(self._engine, made, rows, physical_name(name), migrations=steps), name)
 
     def kv(self, name: str = "default", *, key: type = str, value: Any = None) -> AsyncKV:
         """Key-values: text (or integer) keys, any JSON value; ``value`` names a model that validates them."""
-        return AsyncKV(self._engine, _store_name(name), key=key, value=value, prefix=self._prefix)
+        return self._traced(AsyncKV(self._engine, _store_name(name), key=key, value=value, prefix=self._prefix), name)
 
     def records(self, name: str = "default") -> AsyncRecords:
         """JSON objects under text keys, with times, filters and pages."""
-        return AsyncRecords(self._engine, _store_name(name), prefix=self._prefix)
+        return self._traced(AsyncRecords(self._engine, _store_name(name), prefix=self._prefix), name)
 
     def vectors(
         self,
@@ -148,7 +158,7 @@ class AsyncStore:
         name = model_or_name if isinstance(model_or_name, str) else None
         if name is not None:
             _store_name(name)
-        return open_vectors(
+        found = open_vectors(
             self._engine,
             model_or_name,
             schema,
@@ -163,6 +173,7 @@ class AsyncStore:
             prefix=self._prefix,
             **index,
         )
+        return self._traced(found, name or str(getattr(model_or_name, "__name__", "vectors")))
 
     def blobs(
         self,
@@ -180,7 +191,7 @@ class AsyncStore:
         names text columns that hold keys or URIs of blobs: a blob that no row names goes ``grace`` seconds after it was
         put, at the earliest.
         """
-        return AsyncBlobs(
+        made = AsyncBlobs(
             self._engine,
             _store_name(name),
             max_bytes=max_bytes,
@@ -189,14 +200,16 @@ class AsyncStore:
             grace=grace,
             prefix=self._prefix,
         )
+        return self._traced(made, name)
 
     def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> AsyncQueue:
         """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
-        return AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix)
+        return self._traced(AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix), name)
 
     def secrets(self, name: str = "secrets", *, passphrase: str | None = None) -> AsyncSecrets:
         """Encrypted values under names; without ``passphrase`` locked until ``unlock(passphrase)``."""
-        return AsyncSecrets(self._engine, _store_name(name), passphrase=passphrase, prefix=self._prefix)
+        made = AsyncSecrets(self._engine, _store_name(name), passphrase=passphrase, prefix=self._prefix)
+        return self._traced(made, name)
 
     def limiter(
         self,
@@ -210,7 +223,7 @@ class AsyncStore:
     ) -> AsyncLimiter:
         """A rate limiter shared by every process: at most ``limit`` starts in any ``per`` seconds, or, as a token bucket,
         ``burst`` at once and ``rate`` a second after that."""
-        return AsyncLimiter(
+        made = AsyncLimiter(
             self._engine,
             _store_name(name),
             limit=limit,
@@ -220,6 +233,7 @@ class AsyncStore:
             scope=scope,
             prefix=self._prefix,
         )
+        return self._traced(made, name)
 
     def corpus(
         self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None
@@ -231,14 +245,19 @@ class AsyncStore:
         """
         if self._prefix:
             raise InvalidInput("a scoped store has no corpora; use the store itself")
-        return AsyncCorpus(self._engine, _store_name(name), embedder=embedder, chunking=chunking)
+        made = AsyncCorpus(self._engine, _store_name(name), embedder=embedder, chunking=chunking)
+        return self._traced(made, name)
 
     def scoped(self, prefix: str) -> AsyncStore:
         """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
         if not isinstance(prefix, str) or not prefix:
             raise InvalidName(f"scoped({prefix!r}): expected text that is not empty")
         check_text(prefix, "scope")
-        return AsyncStore(self._engine, f"{self._prefix}{prefix}:")
+        return AsyncStore(self._engine, f"{self._prefix}{prefix}:", self._tracer)
+
+    def read_only(self) -> AsyncStore:
+        """The same store, on which every write is ``Unsupported``."""
+        return AsyncStore(ReadOnly(self._engine), self._prefix, self._tracer)
 
     def transaction(
         self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None
@@ -271,10 +290,20 @@ class AsyncStore:
             raise TransactionError("maintain() inside a transaction of the same store: end the transaction first")
         await self._engine.background()
 
-    async def migrate(self, tables: Sequence[Any] = ()) -> None:
-        """Create or grow the given tables now instead of on first use."""
-        for table in tables:
-            await getattr(table, "_async", table)._ensure()
+    async def migrate(
+        self, tables: Sequence[Any] = (), *, on_progress: Callable[[MigrationProgress], None] | None = None
+    ) -> None:
+        """Create, grow or migrate the given tables now instead of on first use.
+
+        Of several processes one does it, the others wait. ``on_progress`` is told of each declared migration.
+        """
+        for given in tables:
+            table = getattr(given, "_async", given)
+            table._ops.migrating.on_progress = on_progress
+            try:
+                await table._ensure()
+            finally:
+                table._ops.migrating.on_progress = None
 
     async def export(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
         """Write the whole store, from one snapshot, to a file (compressed if it ends in ``.gz``); what it held.
@@ -327,16 +356,19 @@ async def connect_async(
     busy_timeout: float | None = None,
     pool_size: int | None = None,
     pooler: bool | None = None,
+    telemetry: Any = None,
 ) -> AsyncStore:
     """Open a store: ``agent.db``, ``memory:``, ``postgresql://…`` or ``pg:./data``.
 
     ``schema`` is the Postgres schema of the tables (``howdah``); ``create=False`` runs no DDL (``SetupRequired`` when
     something is missing); ``pool`` is an asyncpg pool of yours, used and never closed; ``clock`` gives seconds since 1970;
     ``busy_timeout`` is how many seconds a SQLite write waits for other programs; ``pool_size`` how many Postgres
-    connections at most; ``pooler=True`` means that a transaction-mode pooler stands between.
+    connections at most; ``pooler=True`` means that a transaction-mode pooler stands between; ``telemetry`` is ``"otel"``
+    for OpenTelemetry, or a function (name, attributes) that gives a context for each operation.
     """
-    return AsyncStore(await open_engine(url, inline=False, schema=schema, create=create, pool=pool, clock=clock,
-                                        busy_timeout=busy_timeout, pool_size=pool_size, pooler=pooler))  # fmt: skip
+    engine = await open_engine(url, inline=False, schema=schema, create=create, pool=pool, clock=clock,
+                               busy_timeout=busy_timeout, pool_size=pool_size, pooler=pooler)  # fmt: skip
+    return AsyncStore(engine, tracer=tracer(telemetry, engine.name))
 
 
 async def open_engine(url: Any, *, inline: bool, **options: Any) -> Engine:

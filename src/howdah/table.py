@@ -7,6 +7,7 @@ from copy import copy
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from .cached import AsyncCached
 from .changes import AsyncChanges, Change, subscribe
 from .criteria import Columns, Order, Where, resolve_order
 from .engines.base import Engine, Op, innermost
@@ -14,6 +15,7 @@ from .errors import InvalidInput
 from .fused import Searching
 from .hits import Hits, Leg
 from .listing import Listing
+from .migrations import Migration
 from .pages import check_limit
 from .query import AsyncQuery
 from .rows import RowType
@@ -32,9 +34,16 @@ class AsyncTable(Listing[R]):
     EVENTS = ("put", "get", "get_many", "query", "delete", "clear", "rollback", "search")
 
     def __init__(
-        self, engine: Engine, schema: Schema, rows: RowType, physical: str, *, mapping_column: str | None = None
+        self,
+        engine: Engine,
+        schema: Schema,
+        rows: RowType,
+        physical: str,
+        *,
+        mapping_column: str | None = None,
+        migrations: tuple[Migration, ...] = (),
     ) -> None:
-        super().__init__(engine, schema, rows, physical, mapping_column)
+        super().__init__(engine, schema, rows, physical, mapping_column, migrations)
         self._searching = Searching(schema, self._ops)
         self._c = Columns(schema)
 
@@ -350,6 +359,13 @@ class AsyncTable(Listing[R]):
         A failing callback is logged. Where nothing is pushed, other processes' changes come at most ``poll`` seconds late.
         """
         return await subscribe(self.changes(where).polled(poll), callback)
+
+    def cached(
+        self, *, max_rows: int = 10_000, max_age: float | timedelta = 60, preload: bool = False
+    ) -> AsyncCached[R]:
+        """This table with rows by key kept in memory: at most ``max_rows``, no older than ``max_age`` seconds, dropped when
+        another process changes them. ``preload`` reads all of them at first, so that absence is known, too."""
+        return AsyncCached(self, max_rows=max_rows, max_age=max_age, preload=preload)
 
     async def search(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..store import AsyncStore, open_engine
+from ..telemetry import tracer
 from ..urls import parse
 from .runner import Inline, Portal, Runner
 from .store import Store
@@ -20,6 +21,7 @@ def connect(
     busy_timeout: float | None = None,
     pool_size: int | None = None,
     pooler: bool | None = None,
+    telemetry: Any = None,
 ) -> Store:
     """Open a store: ``agent.db``, ``memory:``, ``postgresql://…`` or ``pg:./data``; arguments as for ``connect_async``."""
     run: Runner = Inline() if parse(url).scheme in ("sqlite", "memory") else Portal()
@@ -30,4 +32,4 @@ def connect(
     except BaseException:
         run.close()
         raise
-    return Store(AsyncStore(engine), run)
+    return Store(AsyncStore(engine, tracer=tracer(telemetry, engine.name)), run)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from ..corpus.chunking import Chunking
 from ..engines.base import Capabilities, Status, innermost
 from ..errors import Conflict
+from ..migrations import Migration, MigrationProgress
 from ..portability import Progress, Summary
 from ..schema import ClientKeys
 from ..store import AsyncStore, T
@@ -68,13 +69,14 @@ class Store:
         text: Mapping[str, float] | Iterable[str] | None = None,
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
+        migrations: Sequence[Migration] = (),
     ) -> Table[Any]:
         """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
 
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. Raises ``InvalidInput`` saying what does not fit.
+        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Raises ``InvalidInput`` saying what does not fit.
         """
         return Table(
             self._async.table(
@@ -86,6 +88,7 @@ class Store:
                 text=text,
                 ttl=ttl,
                 client_keys=client_keys,
+                migrations=migrations,
             ),
             self._run,
         )
@@ -188,6 +191,10 @@ class Store:
         """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
         return Store(self._async.scoped(prefix), self._run)
 
+    def read_only(self) -> Store:
+        """The same store, on which every write is ``Unsupported``."""
+        return Store(self._async.read_only(), self._run)
+
     def transaction(
         self, *, isolation: Literal["read committed", "repeatable read", "serializable"] | None = None
     ) -> Transaction:
@@ -206,9 +213,14 @@ class Store:
         """Do the upkeep that otherwise happens in the background: sweep expired rows, merge and build indexes."""
         return self._run(self._async.maintain())
 
-    def migrate(self, tables: Sequence[Any] = ()) -> None:
-        """Create or grow the given tables now instead of on first use."""
-        return self._run(self._async.migrate(tables))
+    def migrate(
+        self, tables: Sequence[Any] = (), *, on_progress: Callable[[MigrationProgress], None] | None = None
+    ) -> None:
+        """Create, grow or migrate the given tables now instead of on first use.
+
+        Of several processes one does it, the others wait. ``on_progress`` is told of each declared migration.
+        """
+        return self._run(self._async.migrate(tables, on_progress=on_progress))
 
     def export(self, path: str | os.PathLike[str], *, on_progress: Progress | None = None) -> Summary:
         """Write the whole store, from one snapshot, to a file (compressed if it ends in ``.gz``); what it held.
@@ -240,4 +252,5 @@ class Store:
         """Release what this store opened; a caller's own pool stays open."""
         if not self._run.closed:
             self._run(self._async.close())
-            self._run.close()
+            if not self._async._borrowed:
+                self._run.close()

@@ -15,6 +15,7 @@ from ..pages import Page
 from ..schema import Schema
 from ..search.fusion import Fusion
 from ..table import AsyncTable, R
+from .cached import Cached
 from .changes import Changes
 from .query import Query
 from .runner import Runner, iterate
@@ -159,6 +160,11 @@ class Table(Generic[R]):
         A failing callback is logged. Where nothing is pushed, other processes' changes come at most ``poll`` seconds late.
         """
         return subscribed(self.changes(where=where), callback, poll)
+
+    def cached(self, *, max_rows: int = 10000, max_age: float | timedelta = 60, preload: bool = False) -> Cached[R]:
+        """This table with rows by key kept in memory: at most ``max_rows``, no older than ``max_age`` seconds, dropped when
+        another process changes them. ``preload`` reads all of them at first, so that absence is known, too."""
+        return Cached(self._async.cached(max_rows=max_rows, max_age=max_age, preload=preload), self._run)
 
     def search(
         self,

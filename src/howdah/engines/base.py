@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ..migrations import Migration
 from ..schema import Schema
 
 T = TypeVar("T")
@@ -125,8 +126,8 @@ class Engine(Protocol):
     creates: bool
     capabilities: Capabilities
 
-    def table(self, schema: Schema, physical: str) -> Any:
-        """Operations on one table."""
+    def table(self, schema: Schema, physical: str, migrations: tuple[Migration, ...] = ()) -> Any:
+        """Operations on one table, which declared migrations bring into its shape."""
 
     async def ensure(self, table: Any) -> None:
         """Create or grow the table; ``SetupRequired`` when it may not."""

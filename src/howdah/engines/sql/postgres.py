@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import asyncpg
 
 from ...errors import BackendError, Closed, Conflict, Error, InvalidInput, SetupRequired, StartupError, TransactionError
+from ...migrations import Migration
 from ...schema import Schema
 from ..base import Capabilities, Node, Op, Status, Stmt, Work, innermost
 from .dialect import PostgresDialect
 from .embedded import EmbeddedServer
+from .migrating import Migrating
 from .pool import DRIVER_ERRORS, Connection, Connections, Pool, failed, run, translate
 from .postgres_table import PostgresTable
 from .setup import Setup, system_ddl
@@ -293,8 +295,10 @@ class PostgresEngine:
 
     # Tables ------------------------------------------------------------------------------------------------------
 
-    def table(self, schema: Schema, physical: str) -> PostgresTable:
-        return PostgresTable(self.dialect, schema, physical, self.now, local_settings=self.pooler)
+    def table(self, schema: Schema, physical: str, migrations: tuple[Migration, ...] = ()) -> PostgresTable:
+        made = PostgresTable(self.dialect, schema, physical, self.now, local_settings=self.pooler)
+        made.migrating = Migrating(made, migrations, self.table)
+        return made
 
     async def ensure(self, table: PostgresTable) -> None:
         if (table.schema.vectors or table.schema.sparse_vectors) and not self._vectors:
@@ -312,13 +316,14 @@ class PostgresEngine:
                 " what `howdah migrate --sql` prints",
                 findings=("schema or bookkeeping tables are missing",),
             ) from None
-        if not ready:
 
-            def work() -> Op[None]:
-                yield Stmt("SELECT pg_advisory_xact_lock(1751, 1)")
-                yield from self.setup.ensure(table)
+        def work() -> Op[None]:
+            yield Stmt("SELECT pg_advisory_xact_lock(1751, 1)")
+            yield from self.setup.ensure(table)
 
+        while not ready:  # a migration is a transaction of its own
             await self.write(work)
+            ready = not table.migrating.migrations or await self.read(lambda: self.setup.ready(table))
         self._tables.setdefault(table.physical, table)
 
     async def drop(self, table: PostgresTable) -> None:

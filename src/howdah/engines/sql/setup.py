@@ -54,6 +54,8 @@ class Setup:
         """Whether the table is there as declared, without a change log that nobody reads."""
         if not (yield from self._covers(table)):
             return False
+        if table.migrating.migrations and (yield from table.migrating.pending()):
+            return False
         return not self.create or not (yield from table.log.abandoned())
 
     def _covers(self, table: SqlTable) -> Op[bool]:
@@ -75,6 +77,8 @@ class Setup:
 
     def ensure(self, table: SqlTable) -> Op[None]:
         """Create or grow a table; the caller holds the set-up lock and a transaction."""
+        if (yield from self._migrated(table)):
+            return
         plan, stored, version = yield from self.plan(table)
         wanted = table.schema.spec()
         if stored is not None and ddl.covers(stored, wanted):
@@ -100,6 +104,29 @@ class Setup:
         if plan.fill_text or plan.backfill:
             yield from _refill(table, fill_text=plan.fill_text)
         yield from self._record(table, stored, wanted, version + 1, plan.statements)
+        if stored is None:
+            for migration in (yield from table.migrating.pending()):
+                yield from table.migrating.record(migration, [])
+
+    def _migrated(self, table: SqlTable) -> Op[bool]:
+        """Apply the next declared migration, if there is one and the table is not new; whether there was."""
+        p = self.dialect.placeholder
+        rows = yield Stmt(f"SELECT spec FROM {self.tables} WHERE name = {p(1, 'text')}", (table.physical,))
+        waiting = (yield from table.migrating.pending()) if rows else []
+        if not waiting:
+            return False
+        if not self.create:
+            names = tuple(f"{table.migrating.component} {m.version} {m.description}".rstrip() for m in waiting)
+            raise SetupRequired(
+                f"table {table.schema.name!r} waits for migrations and create=False: {names}", findings=names
+            )
+        spec = yield from table.migrating.apply(waiting[0], json.loads(rows[0][0]))
+        text = json.dumps(spec, sort_keys=True)
+        yield Stmt(
+            f"UPDATE {self.tables} SET spec = {p(1, 'text')}, version = version + 1 WHERE name = {p(2, 'text')}",
+            (text, table.physical),
+        )
+        return True
 
     def _record(
         self,
@@ -119,7 +146,7 @@ class Setup:
         yield Stmt(
             f"INSERT INTO {self.migrations} (component, version, description, statements)"
             f" VALUES ({p(1, 'text')}, {p(2, '')}, {p(3, 'text')}, {p(4, 'text')})",
-            (f"table:{table.physical}", version, "create" if stored is None else "grow", ";\n".join(statements)),
+            (f"shape:{table.physical}", version, "create" if stored is None else "grow", ";\n".join(statements)),
         )
 
     def script(self, tables: Sequence[SqlTable]) -> Op[list[str]]:
@@ -155,7 +182,8 @@ class Setup:
         for statement in (*table.log.drop(), *ddl.drop(table)):
             yield Stmt(statement)
         yield Stmt(f"DELETE FROM {self.tables} WHERE name = {p}", (table.physical,))
-        yield Stmt(f"DELETE FROM {self.migrations} WHERE component = {p}", (f"table:{table.physical}",))
+        for component in (f"shape:{table.physical}", table.migrating.component):
+            yield Stmt(f"DELETE FROM {self.migrations} WHERE component = {p}", (component,))
 
     def catalog(self) -> Op[dict[str, dict[str, Any]]]:
         """The specifications of the tables there are, by physical name."""

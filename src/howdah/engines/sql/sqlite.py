@@ -17,17 +17,21 @@ from urllib.parse import quote
 import apsw
 
 from ...errors import BackendError, Closed, Corrupt, StartupError, TransactionError
+from ...migrations import Migration
 from ...schema import Schema
 from ..base import Capabilities, Node, Status, Work, innermost
 from . import scratch, upkeep
 from .connection import open_connection, run, translate
 from .dialect import SqliteDialect
+from .migrating import Migrating
 from .setup import Setup, system_ddl
 from .signals import TICK, Looker, Signals
 from .sqlite_table import SqliteTable
 from .writer import Item, Session, Turn, Writer
 
 T = TypeVar("T")
+PATIENCE = 5000
+"""Milliseconds that closing waits for a read under way."""
 ASKED = 4
 """Parts of a text index above which upkeep that was asked for merges them."""
 _engines: weakref.WeakSet[SqliteEngine] = weakref.WeakSet()
@@ -302,9 +306,11 @@ class SqliteEngine:
 
     # Tables ------------------------------------------------------------------------------------------------------
 
-    def table(self, schema: Schema, physical: str) -> SqliteTable:
+    def table(self, schema: Schema, physical: str, migrations: tuple[Migration, ...] = ()) -> SqliteTable:
         """Operations on one table."""
-        return SqliteTable(self.dialect, schema, physical, lambda: self.now(), self._vector_folder)
+        made = SqliteTable(self.dialect, schema, physical, lambda: self.now(), self._vector_folder)
+        made.migrating = Migrating(made, migrations, self.table)
+        return made
 
     async def ensure(self, table: SqliteTable) -> None:
         """Create or grow the table; at once when it is there as declared."""
@@ -314,8 +320,9 @@ class SqliteEngine:
             if isinstance(error, Corrupt) or self.setup.create:
                 raise
             ready = False
-        if not ready:
+        while not ready:  # a migration is a transaction of its own
             await self.write(lambda: self.setup.ensure(table))
+            ready = not table.migrating.migrations or await self.read(lambda: self.setup.ready(table))
         with self._state:
             self._tables.setdefault(table.physical, table)
 
@@ -396,7 +403,7 @@ class SqliteEngine:
         with self._state:
             readers = list(self._readers)
         for reader in readers:
-            reader.connection.close()
+            _close(reader.connection)
         _engines.discard(self)
         if self._memory:
             scratch.release(self.path)
@@ -419,6 +426,17 @@ class SqliteSnapshot:
     async def close(self) -> None:
         """Let go of the state."""
         self._reader.close()
+
+
+def _close(connection: apsw.Connection) -> None:
+    """Close a connection that another thread, of a subscription, may be reading from this moment."""
+    for _ in range(PATIENCE):
+        try:
+            connection.close()
+            return
+        except apsw.ThreadingViolationError:
+            time.sleep(0.001)
+    connection.close()
 
 
 def _on_a_loop() -> bool:

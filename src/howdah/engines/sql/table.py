@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...criteria import Criteria
 from ...schema import Schema
@@ -16,11 +16,16 @@ from .readable import BATCH, DOC, STALE, DriverRow, Key, version_column
 from .taking import TakingTable
 from .text import Document
 
+if TYPE_CHECKING:
+    from .migrating import Migrating
+
 __all__ = ["BATCH", "DOC", "STALE", "DriverRow", "Key", "SqlTable", "version_column"]
 
 
 class SqlTable(TakingTable):
     """Operations on one table. Rows go in and come out in driver form, columns in declared order."""
+
+    migrating: Migrating
 
     def __init__(self, dialect: SqlDialect, schema: Schema, physical: str, now: Callable[[], float]) -> None:
         super().__init__(dialect, schema, physical, now)
