@@ -91,7 +91,8 @@ async def procrastinate(dsn: dict[str, Any], count: int) -> float:
         await app.schema_manager.apply_schema_async()
         began = time.perf_counter()
         for start in range(0, count, 1000):
-            await task.batch_defer_async(*({"n": n} for n in range(start, min(count, start + 1000))))
+            inputs: list[Any] = [{"n": n} for n in range(start, min(count, start + 1000))]
+            await task.batch_defer_async(*inputs)
         await app.run_worker_async(wait=False, concurrency=20, install_signal_handlers=False, listen_notify=False)
         spent = time.perf_counter() - began
     connection = await asyncpg.connect(**dsn)
@@ -144,7 +145,13 @@ async def by_hand(url: str, dsn: dict[str, Any], count: int) -> tuple[float, flo
     async def loop(name: str) -> None:
         done: list[int] = []
         async with pool.acquire() as connection:
-            while rows := await connection.fetch(RAW, done, name):
+            while True:
+                try:
+                    rows = await connection.fetch(RAW, done, name)
+                except asyncpg.DeadlockDetectedError:
+                    continue
+                if not rows:
+                    break
                 done = [r[0] for r in rows]
                 [json.loads(r[1]) for r in rows]
             await connection.execute("UPDATE raw_jobs SET status = 'done', done_at = now() WHERE id = ANY($1)", done)
@@ -165,7 +172,8 @@ async def sqlite(results: Results, folder: Path, count: int) -> None:
         async def all_of(number: int) -> float:
             for start in range(0, number, 5000):
                 await queue.add_many(range(start, min(number, start + 5000)))
-            began, outcomes = time.perf_counter(), []
+            outcomes: list[Outcome] = []
+            began = time.perf_counter()
             while True:
                 _, claims = await queue.exchange(outcomes, "w", limit=BATCH)
                 outcomes = [Outcome(c, None) for c in claims]
@@ -186,7 +194,7 @@ async def _finished(queue: Any, count: int) -> None:
     for start in range(0, count, 5000):
         rows = [queue._row(n, 0, None, 0, 10, None, "past", False) for n in range(start, start + 5000)]
         for row in rows:
-            for name, value in (("status", "COMPLETED"), ("due_at", None), ("active", None), ("completed_at", 1), ("output", "null")):
+            for name, value in (("status", "COMPLETED"), ("due_at", None), ("completed_at", 1), ("output", "null")):
                 row[names.index(name)] = value
         await queue._table._write(lambda rows=rows: queue._ops.insert(rows))
 
@@ -222,7 +230,11 @@ def wake_up(results: Results, url: str, engine: str) -> None:
 async def wrappers(results: Results, folder: Path) -> None:
     """What a cache and telemetry cost."""
     with howdah.connect(str(folder / "wrap.db")) as store:
-        schema = {"title": "t", "properties": {"id": {"type": "integer"}, "name": {"type": "string"}}, "required": ["id"]}
+        schema = {
+            "title": "t",
+            "properties": {"id": {"type": "integer"}, "name": {"type": "string"}},
+            "required": ["id"],
+        }
         table = store.table(schema, key="id")
         table.put_many([{"id": i, "name": str(i)} for i in range(1000)])
         cache = table.cached(max_age=3600)

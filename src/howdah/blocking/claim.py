@@ -38,6 +38,11 @@ class Claim:
         """The fencing token: larger with each claim of the job."""
         return self._async.token
 
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the job must end by a moment."""
+        return self._async.has_deadline
+
     def ack(self, output: Any = None) -> None:
         """Complete the job: ``COMPLETED``, progress 100, ``output`` (any JSON value) kept."""
         return self._run(self._async.ack(output))

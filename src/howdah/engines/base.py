@@ -43,21 +43,25 @@ class Once:
 
 class Take(NamedTuple):
     """At most ``limit`` rows of a scope that are due ``at`` a moment (driver form), first in the schema's line: ``patch`` is
-    set on them and ``bump`` columns grow by 1."""
+    set on them and ``bump`` columns grow by 1. ``behind`` (rank and due moment) is a place in the line in front of which
+    nobody is known to wait, but for higher ranks: an engine may begin to look there."""
 
     scope: str
     at: Any
     limit: int
     patch: Mapping[str, Any]
     bump: Sequence[str]
+    behind: tuple[int, Any] | None = None
 
 
 class Patches(NamedTuple):
-    """New values of ``columns`` for rows that have the given values of ``match``, which begins with the key."""
+    """New values of ``columns`` for rows that have the given values of ``match``, which begins with the key; all get the
+    ``fixed`` values."""
 
     match: Sequence[str]
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    fixed: Mapping[str, Any] = {}
 
 
 class Node:

@@ -79,7 +79,7 @@ class Attempt:
     async def _handle(self) -> Any:
         claim, server = self.claim, self._server
         limit, late = server._attempt_timeout, None
-        if claim.job.deadline_at is not None:
+        if claim.has_deadline and claim.job.deadline_at is not None:
             late = claim.job.deadline_at.timestamp() - server._queue._engine.now()
         work = self._call(server._threads())
         self._work = work

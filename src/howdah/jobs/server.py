@@ -271,7 +271,8 @@ class AsyncJobServer(Emitting):
         attempt = Attempt(self, claim, token)
         task = asyncio.get_running_loop().create_task(self._run(attempt))
         self._running[claim.id] = attempt, task
-        self._tell("job_start", claim.job)
+        if self._listeners is not None:
+            self._tell("job_start", claim.job)
         return True
 
     async def _run(self, attempt: Attempt) -> None:

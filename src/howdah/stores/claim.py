@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback as tracebacks
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..criteria import And, Compare, Criteria, Null
@@ -19,7 +20,7 @@ MAX_TRACEBACK = 48_000
 MAX_CAUSES = 8
 EXHAUSTED, ABORTED, LATE = "AttemptsExhausted", "Aborted", "DeadlineExceeded"
 FREE: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
-FINISHED: dict[str, Any] = {**FREE, "due_at": None, "ends_at": None, "active": None, "unique_key": None}
+FINISHED: dict[str, Any] = {**FREE, "due_at": None, "ends_at": None, "unique_key": None}
 
 
 def failed(now: float, error: str, code: str, traceback: str | None = None) -> dict[str, Any]:
@@ -67,31 +68,44 @@ class AsyncClaim:
     """A job that this worker holds until ``lease_expires_at``. Each method is one write, guarded by the claim's token: when
     the lease was lost to another worker, or the job deleted, it raises ``ClaimLost`` and changes nothing."""
 
-    def __init__(self, queue: AsyncQueue, job: Job, token: int) -> None:
+    def __init__(self, queue: AsyncQueue, row: Sequence[Any]) -> None:
         self._queue = queue
-        self._job = job
-        self._token = token
-        self._emitted = job.attempts > 1
+        self._row = row
+        places = queue._places
+        self._id: str = row[places["id"]]
+        self._token: int = row[places["token"]]
+        self._emitted: bool = row[places["attempts"]] > 1
+        self._job: Job | None = None
 
     @property
     def job(self) -> Job:
         """The job as it was claimed."""
+        if self._job is None:
+            self._job = self._queue._job(self._queue._table._read(self._row))
         return self._job
 
     @property
     def id(self) -> str:
         """The job's id."""
-        return self._job.id
+        return self._id
 
     @property
     def input(self) -> Any:
         """The job's input."""
-        return self._job.input
+        if self._job is not None:
+            return self._job.input
+        text = self._row[self._queue._places["input"]]
+        return None if text is None else self._queue._ops.decoders["input"](text)
 
     @property
     def token(self) -> int:
         """The fencing token: larger with each claim of the job."""
         return self._token
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the job must end by a moment."""
+        return self._row[self._queue._places["deadline_at"]] is not None
 
     def _held(self) -> Criteria:
         same = (Compare("id", "=", self.id), Compare("token", "=", self._token))
@@ -115,6 +129,7 @@ class AsyncClaim:
                 yield from self._queue._streams.end(self.id)
 
         await self._queue._table._write(work)
+        self._queue._behind = None
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(f"job {self.id}: the lease was lost, or the job deleted; nothing was changed")
@@ -140,12 +155,12 @@ class AsyncClaim:
         kept = (
             {} if error is None else dict(zip(("error", "error_code", "traceback"), describe(error, code), strict=True))
         )
-        if self._job.attempts >= self._job.max_attempts:
+        if self.job.attempts >= self.job.max_attempts:
             told = kept or {"error": "no attempt is left", "error_code": EXHAUSTED}
             patch = {**failed(now, "", ""), **told}
         else:
-            wait = Retry().wait(self._job.attempts) if delay is None else seconds(delay, "delay", zero=True)
-            patch = {**waiting(self._job, now + wait), **kept}
+            wait = Retry().wait(self.job.attempts) if delay is None else seconds(delay, "delay", zero=True)
+            patch = {**waiting(self.job, now + wait), **kept}
         await self._change(patch, unless_aborted=True)
 
     async def disable(self) -> None:
@@ -156,7 +171,7 @@ class AsyncClaim:
 
     async def release(self) -> None:
         """Give the job back as if it had not been claimed: its place is the old one, the attempt does not count."""
-        await self._change({**waiting(self._job, None), "attempts": self._job.attempts - 1}, unless_aborted=True)
+        await self._change({**waiting(self.job, None), "attempts": self.job.attempts - 1}, unless_aborted=True)
 
     async def extend(self, lease: Duration = 30) -> bool:
         """Hold the job for ``lease`` seconds from now on; whether it has been asked to stop."""

@@ -12,7 +12,7 @@ from ..pages import check_limit
 from ..table import AsyncTable
 from ..values import as_list, fingerprint as fingerprint_of
 from .claim import ABORTED
-from .job import Job, JobStatus, read_job
+from .job import ACTIVE, Job, JobStatus, read_job
 from .settling import PAUSED
 
 
@@ -52,7 +52,8 @@ class Finding:
 
     async def find_active(self, fingerprint: str) -> Job | None:
         """A job of this fingerprint that waits or runs."""
-        row = await self._table.query(And((self._mine(), Compare("active", "=", fingerprint)))).first()
+        same = (Compare("fingerprint", "=", fingerprint), Null("completed_at"), In("status", ACTIVE))
+        row = await self._table.query(And((self._mine(), *same))).first()
         return None if row is None else self._job(row)
 
     async def peek(
@@ -91,7 +92,8 @@ class Finding:
 
     async def completed_for(self, input: Any) -> Job | None:
         """The newest completed job with the fingerprint of this input."""
-        where = And((self._mine(), Compare("answer", "=", fingerprint_of(input))))
+        same = Compare("fingerprint", "=", fingerprint_of(input))
+        where = And((self._mine(), same, Compare("status", "=", JobStatus.COMPLETED.value)))
         row = await self._table.query(where, order_by=["-completed_at", "-id"]).first()
         return None if row is None else self._job(row)
 

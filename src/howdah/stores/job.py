@@ -26,8 +26,8 @@ class JobStatus(StrEnum):
 
 ACTIVE = (JobStatus.PENDING.value, JobStatus.PROCESSING.value)
 
-# ``due_at``, ``ends_at``, ``blocked`` are there while a job waits, ``active`` and ``unique_key`` while it waits or runs,
-# ``answer`` once it is completed: an index on one of them holds those jobs only, however many have finished.
+# ``due_at`` and ``ends_at`` are there while a job waits, ``lease_expires_at`` while it runs, ``unique_key`` until it has
+# finished, ``completed_at`` from then on: an index on one of them holds those jobs only, however many others there are.
 COLUMNS = (
     Column("id", "text"),
     Column("scope", "text"),
@@ -49,9 +49,7 @@ COLUMNS = (
     Column("completed_at", "timestamp", nullable=True),
     Column("abort_requested_at", "timestamp", nullable=True),
     Column("fingerprint", "text"),
-    Column("active", "text", nullable=True),
     Column("unique_key", "text", nullable=True),
-    Column("answer", "text", nullable=True),
     Column("progress", "real"),
     Column("progress_message", "text"),
     Column("progress_details", "json", nullable=True),
@@ -67,8 +65,6 @@ SPARSE = (
     SparseIndex(("ends_at",), "ends_at"),
     SparseIndex(("status", "completed_at"), "completed_at"),
     SparseIndex(("run_id",), "run_id"),
-    SparseIndex(("active",), "active"),
-    SparseIndex(("answer", "completed_at"), "answer"),
     SparseIndex(("scope", "unique_key"), "unique_key", unique=True),
 )
 LINE = Line("scope", "due_at", "ends_at", ("rank", "due_at", "id"), ("rank", "visible_at", "id"))

@@ -41,13 +41,24 @@ class AsyncQueue(Finding):
         self._tags = check_scope(scope)
         self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
         physical = store_table("queue", name)
-        schema = build(physical, COLUMNS, key="id", sparse=SPARSE, tell=TELL, line=LINE, internal=True)
+        schema = build(
+            physical,
+            COLUMNS,
+            key="id",
+            indexes=[("fingerprint", "completed_at")],
+            sparse=SPARSE,
+            tell=TELL,
+            line=LINE,
+            internal=True,
+        )
         self._table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
         self._ops = self._table._ops
+        self._places = {name: place for place, name in enumerate(schema.names)}
         self._streams = Streams(engine, name)
         self._schedules = Schedules(engine, name, self._scope)
         self._settled = 0.0
         self._fresh = False
+        self._behind: tuple[int, Any] | None = None
         self._paused = False
         self._schedules_wanted: bool | None = None
 
@@ -105,7 +116,6 @@ class AsyncQueue(Finding):
             "max_attempts": max_attempts,
             "token": 0,
             "fingerprint": mark,
-            "active": mark,
             "unique_key": mark if unique else None,
             "progress": 0.0,
             "progress_message": "",
@@ -139,9 +149,10 @@ class AsyncQueue(Finding):
 
     def _adding(self, row: list[Any]) -> Op[str]:
         """Add a job unless one like it is active."""
-        mark = row[self._ops.schema.names.index("active")]
+        mark = row[self._ops.schema.names.index("fingerprint")]
         while True:
-            where = And((self._mine(), Compare("active", "=", mark)))
+            same = (Compare("fingerprint", "=", mark), Null("completed_at"), In("status", ACTIVE))
+            where = And((self._mine(), *same))
             found = yield from self._ops.select(where, (), names=("id",), limit=1)
             if found:
                 return str(found[0][0])
@@ -229,7 +240,7 @@ class AsyncQueue(Finding):
     ) -> tuple[set[str], list[AsyncClaim]]:
         ops, now = self._ops, self._engine.now()
         paused = [self._paused]
-        take = self._take(worker, size, now, lease)
+        take = self._take(worker, size, now, lease)._replace(behind=None if settle else self._behind)
 
         def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
             if settle:
@@ -245,8 +256,9 @@ class AsyncQueue(Finding):
         self._fresh = settle
         if settle:
             self._settled, self._paused = now, paused[0]
-        place, read = ops.schema.names.index("token"), self._table._read
-        return done, [AsyncClaim(self, self._job(read(r)), r[place]) for r in rows]
+        place = self._places
+        self._behind = (rows[-1][place["rank"]], rows[-1][place["visible_at"]]) if len(rows) == size else None
+        return done, [AsyncClaim(self, row) for row in rows]
 
     def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
         at = moment(now)
@@ -306,7 +318,7 @@ class AsyncQueue(Finding):
         """Hand out no job of this queue and scope any more, anywhere (others notice within a quarter of a second)."""
         row = self._row(None, 0, None, 0, 1, None, "paused", False)
         names = self._ops.schema.names
-        for name, value in (("id", PAUSED + self._scope), ("status", PAUSED), ("due_at", None), ("active", None)):
+        for name, value in (("id", PAUSED + self._scope), ("status", PAUSED), ("due_at", None)):
             row[names.index(name)] = value
         await self._table._write(self._ops.put_one(row), single=True)
         self._paused, self._settled = True, 0.0
@@ -359,12 +371,12 @@ class AsyncQueue(Finding):
             where = And((*where.parts, Compare("error_code", "!=", ABORTED)))
         else:
             where = And((*where.parts, In("id", tuple(as_list(ids, "redrive")))))
-        columns = ("status", "due_at", "visible_at", "active", "attempts", *RESET)
+        columns = ("status", "due_at", "visible_at", "attempts", *RESET)
         at = self._ops.encode_value("due_at", now)
 
         def work() -> Op[int]:
-            rows = yield from self._ops.select(where, (), names=("id", "token", "fingerprint"), limit=None)
-            again = [(*r[:2], "PENDING", at, at, r[2], 0, *RESET.values()) for r in map(tuple, rows)]
+            rows = yield from self._ops.select(where, (), names=("id", "token"), limit=None)
+            again = [(*r[:2], "PENDING", at, at, 0, *RESET.values()) for r in map(tuple, rows)]
             return len((yield from self._ops.patch_each(Patches(("id", "token"), columns, again)))) if again else 0
 
         return int(await self._table._write(work))

@@ -19,9 +19,9 @@ PAUSED = "paused"
 """Status and id (with the scope behind it) of a row that stands for a pause; no job has either."""
 RESET: dict[str, Any] = {"completed_at": None, "error": None, "error_code": None, "traceback": None, "progress": 0.0}
 AT_ONCE = 1000
-READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "active", "unique_key",
+READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
         "error")  # fmt: skip
-WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code", "active",
+WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code",
            "unique_key", "progress")  # fmt: skip
 
 
@@ -33,16 +33,13 @@ def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
         "status": JobStatus.COMPLETED.value,
         "completed_at": at,
         "progress": 100.0,
-        **dict.fromkeys(
-            ("error", "error_code", "traceback", "lease_owner", "lease_expires_at", "active", "unique_key")
-        ),
+        **dict.fromkeys(("error", "error_code", "traceback", "lease_owner", "lease_expires_at", "unique_key")),
     }
     rows = [
-        (o.claim.id, o.claim.token, JobStatus.PROCESSING.value, *fixed.values(), o.claim.job.fingerprint,
-         ops.encode_value("output", encode_json(o.output, "output")))
+        (o.claim.id, o.claim.token, "PROCESSING", ops.encode_value("output", encode_json(o.output, "output")))
         for o in outcomes
-    ]  # fmt: skip
-    return Patches(("id", "token", "status"), (*fixed, "answer", "output"), rows)
+    ]
+    return Patches(("id", "token", "status"), ("output",), rows, fixed)
 
 
 def settled(queue: AsyncQueue) -> Op[bool]:
@@ -81,7 +78,7 @@ def _leases(queue: AsyncQueue) -> Op[None]:
             lost = old["error"] or "the lease of the last attempt expired: its worker is gone or was too slow"
             new |= {"status": "FAILED", "completed_at": at, "error": lost, "error_code": EXHAUSTED}
         else:
-            kept = {n: old[n] for n in ("active", "unique_key")}
+            kept = {"unique_key": old["unique_key"]}
             new |= {"status": "PENDING", "due_at": old["visible_at"], "ends_at": old["deadline_at"], **kept}
         changed.append((old["id"], old["token"], "PROCESSING", *(new[n] for n in WRITTEN)))
     yield from ops.patch_each(Patches(("id", "token", "status"), WRITTEN, changed))

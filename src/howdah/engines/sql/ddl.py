@@ -12,6 +12,8 @@ from .dialect import derived_name, quote, text_literal
 from .table import DOC, STALE, SqlTable, version_column
 from .text import TextIndex
 
+NEXT = "text, timestamptz, integer, bigint, timestamptz"
+
 
 @dataclass(slots=True)
 class Plan:
@@ -132,10 +134,17 @@ def _next(table: SqlTable) -> list[str]:
     if table.schema.line is None or table.dialect.name == "sqlite":
         return []
     settings = " ".join(f"SET {name} = off" for name in ("enable_sort", "enable_bitmapscan", "enable_seqscan"))
+    line = table.schema.line
+    rank, due, scope = (f"t.{quote(c)}" for c in (line.order[0], line.due, line.scope))
+    higher = f"SELECT 1 FROM {table.name} t WHERE {scope} = $1 AND {rank} < $4 AND {due} <= $2"
+    lock = "FOR UPDATE SKIP LOCKED"
+    # What is in front of a place is mostly what has been taken and not yet vacuumed: walking it would cost more each time.
+    behind = table.next_sql("$1", "$2", "$3", f" AND {rank} = $4 AND {due} >= $5")
     return [
-        f"CREATE OR REPLACE FUNCTION {table.dialect.qualify(table.next_name)}(text, timestamptz, integer) RETURNS SETOF text"
-        f" LANGUAGE plpgsql ROWS 50 {settings} AS $next$ BEGIN RETURN QUERY"
-        f" {table.next_sql('$1', '$2', '$3')} FOR UPDATE SKIP LOCKED; END $next$"
+        f"CREATE OR REPLACE FUNCTION {table.dialect.qualify(table.next_name)}({NEXT}) RETURNS SETOF text"
+        f" LANGUAGE plpgsql ROWS 50 {settings} AS $next$ BEGIN"
+        f" IF $4 IS NOT NULL AND NOT EXISTS ({higher}) THEN RETURN QUERY {behind} {lock}; IF FOUND THEN RETURN; END IF; END IF;"
+        f" RETURN QUERY {table.next_sql('$1', '$2', '$3')} {lock}; END $next$"
     ]
 
 
@@ -143,7 +152,7 @@ def drop(table: SqlTable) -> list[str]:
     """Statements that drop the table and its side tables."""
     made = [f"DROP TABLE IF EXISTS {table.name}", *table.numbers.drop()]
     if table.schema.line is not None and table.dialect.name == "postgres":
-        made.append(f"DROP FUNCTION IF EXISTS {table.dialect.qualify(table.next_name)}(text, timestamptz, integer)")
+        made.append(f"DROP FUNCTION IF EXISTS {table.dialect.qualify(table.next_name)}({NEXT})")
     if table.schema.tell and table.dialect.name == "postgres":
         made.append(f"DROP FUNCTION IF EXISTS {table.dialect.qualify(derived_name(table.physical, 'tell'))}()")
     if table.text is not None:

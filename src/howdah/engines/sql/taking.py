@@ -55,13 +55,15 @@ class TakingTable(ReadableTable):
         (key,) = map(quote, self.schema.key)
         scope, at = params.add(wanted.scope, "text"), params.add(wanted.at, "timestamp")
         if self.dialect.name == "postgres":
-            chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit})"
+            rank, due = wanted.behind or (None, None)
+            behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}"
+            chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit}, {behind})"
             return f"UPDATE {self.name} AS u SET {sets} FROM {chosen} AS c(taken) WHERE u.{key} = c.taken"
         chosen = self.next_sql(scope, at, str(wanted.limit))
         return f"UPDATE {self.name} AS u SET {sets} WHERE {key} IN ({chosen})"
 
-    def next_sql(self, scope: str, at: str, limit: str) -> str:
-        """The statement that finds the next keys in the line."""
+    def next_sql(self, scope: str, at: str, limit: str, more: str = "") -> str:
+        """The statement that finds the next keys in the line; ``more`` is a further condition."""
         line = self.schema.line
         assert line is not None
         key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
@@ -69,7 +71,7 @@ class TakingTable(ReadableTable):
         ends = f"t.{quote(line.ends)}"
         return (
             f"SELECT {key} FROM {self.name} t WHERE t.{quote(line.scope)} = {scope} AND t.{quote(line.due)} <= {at}"
-            f" AND ({ends} IS NULL OR {ends} > {at}) ORDER BY {order} LIMIT {limit}"
+            f" AND ({ends} IS NULL OR {ends} > {at}){more} ORDER BY {order} LIMIT {limit}"
         )
 
     @property
@@ -99,11 +101,13 @@ class TakingTable(ReadableTable):
             return {r[0] for r in rows}
         p, by_name, first = self.dialect.placeholder, self.schema.by_name, len(patches.match) + 1
         same = " AND ".join(f"{quote(n)} = {p(i, by_name[n].kind)}" for i, n in enumerate(patches.match, 1))
-        sets = ", ".join(f"{quote(n)} = {p(i, by_name[n].kind)}" for i, n in enumerate(patches.columns, first))
+        names = (*patches.columns, *patches.fixed)
+        sets = ", ".join(f"{quote(n)} = {p(i, by_name[n].kind)}" for i, n in enumerate(names, first))
+        fixed = tuple(patches.fixed.values())
         sql = f"UPDATE {self.name} SET {sets} WHERE {same} RETURNING {quote(patches.match[0])}"
         done: set[Any] = set()
         for row in patches.rows:
-            done.update(r[0] for r in (yield Stmt(sql, row)))
+            done.update(r[0] for r in (yield Stmt(sql, (*row, *fixed))))
         return done
 
     def _patch_sql(self, patches: Patches, params: Params) -> str:
@@ -112,7 +116,10 @@ class TakingTable(ReadableTable):
         for place, column in enumerate((*patches.match, *patches.columns)):
             params.values.append([row[place] for row in patches.rows])
             arrays.append(f"${len(params.values)}::{self._array_type(column)}[]")
-        sets = ", ".join(f"{quote(n)} = v.c{i}" for i, n in enumerate(patches.columns))
+        sets = ", ".join(
+            [f"{quote(n)} = v.c{i}" for i, n in enumerate(patches.columns)]
+            + [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in patches.fixed.items()]
+        )
         same = " AND ".join(f"p.{quote(n)} = v.m{i}" for i, n in enumerate(patches.match))
         return (
             f"UPDATE {self.name} AS p SET {sets} FROM unnest({', '.join(arrays)}) AS v({', '.join(names)})"
