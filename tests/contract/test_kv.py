@@ -323,3 +323,10 @@ def test_named_memory_is_shared_in_the_process() -> None:
         assert two.kv().get("a") == 1
     with howdah.connect("memory:shared-test") as again:
         assert again.kv().get("a") is None
+
+
+def test_the_table_underneath(store: Store) -> None:
+    kv = store.kv("t")
+    kv.put_many({"a": 1, "b": {"n": 2}})
+    assert kv.table.count() == 2
+    assert kv.table.query(kv.table.c.value["n"] == 2).first()["key"] == "b"  # type: ignore[index]  # it is there
