@@ -2,8 +2,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
+BENCH := $(VENV)/.bench
 
-.PHONY: demo test lint types layers check bench clean
+.PHONY: demo test lint types layers check bench support clean
 
 $(PY):
 	python3 -m venv $(VENV)
@@ -37,7 +38,15 @@ layers: $(STAMP)
 
 check: lint types layers test
 
-bench: $(STAMP)
+# The page that says what each engine does, from the contract suite.
+support: $(STAMP)
+	HOWDAH_WRITE_SUPPORT=1 $(PY) -m pytest tests/contract -n 2 --dist loadfile -q
+
+$(BENCH): pyproject.toml | $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[dev,bench]'
+	touch $@
+
+bench: $(BENCH)
 	$(PY) -m benchmarks
 
 clean:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from howdah.engines.sql.embedded import EmbeddedServer
 
-from . import documents, keyvalue, text, vectors
+from . import documents, jobs, keyvalue, text, vectors
 from .common import Results
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -30,6 +30,7 @@ async def main(quick: bool) -> None:
     try:
         await keyvalue.sqlite(results, folder)
         await keyvalue.postgres(results, url, dsn)
+        await jobs.run(results, folder, url, dsn, 1_000 if quick else 100_000)
         await text.run(results, folder, url, dsn, 5_000 if quick else 100_000)
         await documents.run(results, folder)
         await vectors.run(results, folder, url, dsn, 10_500, ("SQLite", "Postgres"))

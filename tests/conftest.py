@@ -128,9 +128,42 @@ def store(engine: str, url_for: Callable[[str], str], clock: Clock) -> Iterator[
         yield opened
 
 
+ROOT = Path(__file__).parents[1]
+SUPPORT = ROOT / "docs" / "engines.md"
+SUPPORT_HEAD = """# What each engine does
+
+How many tests of the contract suite pass on each engine; "–" is a part that has nothing to do with that engine. Written by
+`make support`.
+
+| | memory | SQLite file | SQLite, async | embedded Postgres | Postgres server |
+|---|---|---|---|---|---|
+"""
+
+
+def _support(reports: list[Any]) -> str:
+    """The page that says what each engine does, from what passed."""
+    passed: dict[str, dict[str, int]] = {}
+    for report in reports:
+        found = re.search(r"contract/(test_\w+\.py)::\w+\[(.*)\]$", report.nodeid)
+        known = found and re.search(rf"(?:^|-)({'|'.join(sorted(ENGINES, key=len, reverse=True))})(?:-|$)", found[2])
+        engine = known and known[1]
+        if found and engine:
+            counts = passed.setdefault(found[1], {})
+            counts[engine] = counts.get(engine, 0) + 1
+    lines = []
+    for name in sorted(passed):
+        text = (ROOT / "tests" / "contract" / name).read_text()
+        title = text.split('"""')[1].splitlines()[0].rstrip(".")
+        cells = " | ".join(str(passed[name].get(e, "–")) for e in ENGINES)
+        lines.append(f"| [{title}](../tests/contract/{name}) | {cells} |")
+    return SUPPORT_HEAD + "\n".join(lines) + "\n"
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """How many contract tests passed on each engine."""
     counts: dict[str, int] = {}
+    if os.environ.get("HOWDAH_WRITE_SUPPORT"):
+        SUPPORT.write_text(_support(terminalreporter.stats.get("passed", [])))
     for report in terminalreporter.stats.get("passed", []):
         found = re.search(rf"\[(?:.*-)?({'|'.join(sorted(ENGINES, key=len, reverse=True))})(?:-.*)?\]$", report.nodeid)
         if found and "contract/" in report.nodeid:

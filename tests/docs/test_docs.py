@@ -84,3 +84,9 @@ def test_modules_stay_small() -> None:
     for path in (ROOT / "src" / "howdah").rglob("*.py"):
         assert len(path.read_text().split("\n")) <= 560, path
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_part_of_the_contract_is_on_the_page_of_engines() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text()
+    for path in sorted((ROOT / "tests" / "contract").glob("test_*.py")):
+        assert path.name in page, f"{path.name}: run make support"
