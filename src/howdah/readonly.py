@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from .engines.base import Engine, innermost
-from .errors import TransactionError, Unsupported
+from .errors import SetupRequired, TransactionError, Unsupported
 
 
 class ReadOnly:
@@ -23,7 +23,12 @@ class ReadOnly:
         raise Unsupported(f"{what}: this store is read-only")
 
     async def ensure(self, table: Any) -> None:
-        """Nothing: what is not there cannot be read."""
+        """Only look: ``SetupRequired`` when the table is not there."""
+        if table.physical not in await self._engine.catalog():
+            raise SetupRequired(
+                f"table {table.schema.name!r} is not there yet, and this store is read-only: write to it first",
+                findings=(f"{table.schema.name} is missing",),
+            )
 
     async def write(self, work: Any, *, single: bool = False) -> NoReturn:
         """Refused."""
