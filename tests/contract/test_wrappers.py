@@ -33,7 +33,7 @@ def test_a_read_only_store_reads_and_refuses_writes(store: Store) -> None:
         lambda: table.update_where({"id": 1}, {"note": "y"}),
         lambda: table.clear(),
         lambda: table.drop(),
-        lambda: reader.queue("q").claim("w"),
+        lambda: reader.queue("q").add(2),
         lambda: reader.blobs("b").put("y", b"2"),
     ):
         with pytest.raises(Unsupported):
