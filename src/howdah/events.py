@@ -7,7 +7,6 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -48,6 +47,7 @@ class Emitting:
             self.off(name, first)
             return fn(*arguments)
 
+        first.once = fn  # type: ignore[attr-defined]  # so that off() finds it by what was given
         if not callable(fn):
             raise InvalidInput(f"listener {fn!r:.60}: expected a function")
         return self.on(name, first)
@@ -59,13 +59,15 @@ class Emitting:
         if fn is None:
             listeners.clear()
         else:
-            with suppress(ValueError):
-                listeners.remove(fn)
+            found = next((one for one in listeners if one == fn or getattr(one, "once", None) == fn), None)
+            if found is not None:
+                listeners.remove(found)
         if self._listeners is not None and not any(self._listeners.values()):
             self._listeners = None
 
     async def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> tuple[Any, ...]:
         """The arguments of the next event ``name``; ``Timeout`` when none comes in ``timeout`` seconds."""
+        left = None if timeout is None else seconds(timeout, "timeout")
         waiter: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
 
         def happened(*arguments: Any) -> None:
@@ -74,7 +76,7 @@ class Emitting:
 
         end = self.once(name, happened)
         try:
-            return await asyncio.wait_for(waiter, None if timeout is None else seconds(timeout, "timeout"))
+            return await asyncio.wait_for(waiter, left)
         except TimeoutError as error:
             raise Timeout(f"no event {name!r} in {timeout} seconds") from error
         finally:

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,6 +186,8 @@ def check_export(path: str | os.PathLike[str]) -> Summary:
             own.update(line)
             count += 1
         elif "table" in value:
+            if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", str(value["table"])):
+                raise Corrupt(f"{path}: line {number}: {value['table']!r:.80} cannot be the name of a table")
             own, count = hashlib.sha256(), 0
             tables += 1
         elif "rows" in value:

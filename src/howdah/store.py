@@ -324,7 +324,13 @@ class AsyncStore:
         """Release what this store opened; a caller's own pool stays open."""
         if innermost(self._engine) is not None:
             raise TransactionError("close() inside a transaction of the same store: end the transaction first")
+        await self._stop_users()
         await self._engine.close()
+
+    async def _stop_users(self) -> None:
+        """Stop the job servers of this store."""
+        for user in list(self._engine.users) if not self._borrowed else ():
+            await user.stop()
 
 
 def _described(model_or_name: Any, schema: Any) -> tuple[RowType, str]:

@@ -251,6 +251,8 @@ class Store:
     def close(self) -> None:
         """Release what this store opened; a caller's own pool stays open."""
         if not self._run.closed:
+            if self._async._engine.users:
+                self._run.wait(self._async._stop_users())
             self._run(self._async.close())
             if not self._async._borrowed:
                 self._run.close()

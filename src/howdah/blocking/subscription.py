@@ -71,8 +71,14 @@ def waited(source: Emitting, name: str, timeout: float | timedelta | None) -> tu
         found.append(arguments)
         happened.set()
 
+    left = None if timeout is None else seconds(timeout, "timeout")
     end = source.once(name, first)
-    if not happened.wait(None if timeout is None else seconds(timeout, "timeout")):
-        end()
-        raise Timeout(f"no event {name!r} in {timeout} seconds")
+    deadline = None if left is None else time.monotonic() + left
+    while not happened.wait(SLICE if deadline is None else min(SLICE, max(0.0, deadline - time.monotonic()))):
+        if source._engine.closed:
+            end()
+            raise Closed("the store was closed while an event was waited for")
+        if deadline is not None and time.monotonic() >= deadline:
+            end()
+            raise Timeout(f"no event {name!r} in {timeout} seconds")
     return found[0]

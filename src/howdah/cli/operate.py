@@ -119,7 +119,7 @@ def worker(
 
 
 def _many(count: int) -> int:
-    """Run this command in several processes; the highest of their statuses."""
+    """Run this command in several processes; status 1 if any of them failed."""
     arguments, skip = [], False
     for argument in sys.argv[1:]:
         if not skip and not argument.startswith("--processes"):
@@ -134,4 +134,4 @@ def _many(count: int) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, pass_on)
-    return max(process.wait() for process in running)
+    return int(any([process.wait() != 0 for process in running]))

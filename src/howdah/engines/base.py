@@ -128,6 +128,8 @@ class Engine(Protocol):
     scope: str
     inline: bool
     creates: bool
+    users: set[Any]
+    """What works on this engine in the background and has ``stop()``; the store's ``close`` stops it first."""
     capabilities: Capabilities
 
     def table(self, schema: Schema, physical: str, migrations: tuple[Migration, ...] = ()) -> Any:
@@ -173,6 +175,10 @@ class Engine(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Reads that all see the state of one moment."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
 
     def now(self) -> float:
         """Seconds since 1970 by the store's one clock."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable
-from concurrent.futures import Executor
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ClaimLost, JobDisabled
+from ..errors import ClaimLost, Error, JobDisabled, PermanentJobError
 from ..stores.claim import ABORTED, LATE, AsyncClaim
 from ..stores.job import Retry
 from ..values import encode_json
@@ -19,7 +19,9 @@ from .failures import retry_moment, worth_retrying
 if TYPE_CHECKING:
     from .server import AsyncJobServer
 
+log = logging.getLogger("howdah")
 Handler = Callable[[Any, JobContext], Any]
+LOST, TIMEOUT = "lost", "timeout"
 
 
 class Ended(NamedTuple):
@@ -28,6 +30,22 @@ class Ended(NamedTuple):
     kind: str
     output: Any = None
     error: BaseException | None = None
+
+
+def _plain(handler: Handler, input: Any, context: JobContext) -> tuple[Any, BaseException | None]:
+    """Call a plain handler; what it raises is a result, too, whatever it is."""
+    try:
+        return handler(input, context), None
+    except BaseException as error:
+        return None, error
+
+
+async def _awaited(handler: Handler, input: Any, context: JobContext) -> tuple[Any, BaseException | None]:
+    """Run a coroutine handler; ``SystemExit`` and its kin must not end the event loop."""
+    try:
+        return await handler(input, context), None
+    except BaseException as error:
+        return None, error
 
 
 class Attempt:
@@ -39,70 +57,80 @@ class Attempt:
         self.token = token
         self.began = asyncio.get_running_loop().time()
         self.why: str | None = None
-        self.lost = False
         handler = server._handler
         self._coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
             getattr(handler, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
         )
         self.context = JobContext(claim, asyncio.get_running_loop(), server._tell_soon, threaded=not self._coroutine)
-        self._work: asyncio.Future[Any] | None = None
+        self._work: asyncio.Future[tuple[Any, BaseException | None]] | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The job and the claim on it."""
+        return self.claim.id, self.claim.token
 
     def stop(self, why: str) -> None:
         """Ask the handler to stop: a coroutine is cancelled, a plain one sees ``ctx.aborted``."""
         if self.why is None:
             self.why = why
             self.context._aborted = True
-            if self._work is not None:
+            if self._coroutine and self._work is not None:
                 self._work.cancel()
 
     async def run(self) -> Ended:
         """Run the handler; the claim is settled, but for a success, which the server writes together with others."""
-        try:
-            output = await self._handle()
-            encode_json(output, "output")
-        except asyncio.CancelledError:
-            if self.why is None:
-                raise
+        output, error = await self._handle()
+        if self.why == TIMEOUT:
+            return await self._failed(TimeoutError("the attempt took longer than attempt_timeout"))
+        if self.why is not None:
             return await self._stopped()
-        except JobDisabled:
+        if error is None:
+            try:
+                encode_json(output, "output")
+            except Exception as bad:
+                error = bad
+        if isinstance(error, JobDisabled):
             await self.claim.disable()
             return Ended("disabled")
-        except Exception as error:
-            if self.why is not None:
-                return await self._stopped()
+        if error is not None:
             return await self._failed(error)
-        if self.lost:
-            return Ended("lost")
-        await self.context._progress.save(now=True)
+        try:
+            await self.context._progress.save(now=True)
+        except ClaimLost:
+            return Ended(LOST)
+        except Error as failure:  # what was done counts more than how far it was said to be
+            log.warning("the last progress of job %s could not be saved: %s", self.claim.id, failure)
         return Ended("completed", output)
 
-    async def _handle(self) -> Any:
+    async def _handle(self) -> tuple[Any, BaseException | None]:
+        """What the handler gave or raised, once it has ended: a thread cannot be stopped, so it keeps its place."""
         claim, server = self.claim, self._server
         limit, late = server._attempt_timeout, None
         if claim.has_deadline and claim.job.deadline_at is not None:
-            late = claim.job.deadline_at.timestamp() - server._queue._engine.now()
-        work = self._call(server._threads())
-        self._work = work
-        try:
-            async with asyncio.timeout(limit if late is None else late if limit is None else min(late, limit)):
-                return await work
-        except TimeoutError:
-            if not work.done() or work.cancelled():
-                self.context._aborted = True
-                if late is not None and (limit is None or late <= limit):
-                    self.why = LATE
-            raise
-
-    def _call(self, threads: Executor) -> asyncio.Future[Any]:
-        loop, handler = asyncio.get_running_loop(), self._server._handler
+            late = max(0.0, claim.job.deadline_at.timestamp() - server._queue._engine.now())
+        shortest = min((t for t in (limit, late) if t is not None), default=None)
+        handler, given, context = server._handler, claim.input, self.context
         if self._coroutine:
-            return loop.create_task(handler(self.claim.input, self.context))
-        return loop.run_in_executor(threads, handler, self.claim.input, self.context)
+            self._work = asyncio.get_running_loop().create_task(_awaited(handler, given, context))
+        else:
+            self._work = server._threads.submit(lambda: _plain(handler, given, context))
+        work = self._work
+        try:
+            done, _ = await asyncio.wait({work}, timeout=shortest)
+            if not done:
+                self.stop(LATE if late is not None and late == shortest else TIMEOUT)
+                await asyncio.wait({work})
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        if work.cancelled():
+            return None, asyncio.CancelledError("the handler was cancelled")
+        return work.result()
 
     async def _stopped(self) -> Ended:
-        """The handler did not end by itself."""
-        if self.lost:
-            return Ended("lost")
+        """The handler ended because it was asked to."""
+        if self.why == LOST:
+            return Ended(LOST)
         if self.why == ABORTED:
             await self.claim.fail("aborted", code=ABORTED)
             return Ended("aborted")
@@ -112,9 +140,13 @@ class Attempt:
         await self.claim.release()
         return Ended("released")
 
-    async def _failed(self, error: Exception) -> Ended:
-        if self.lost or isinstance(error, ClaimLost):
-            return Ended("lost")
+    async def _failed(self, error: BaseException) -> Ended:
+        if isinstance(error, ClaimLost):
+            return Ended(LOST)
+        if not isinstance(error, Exception):
+            ended = PermanentJobError(f"the handler ended by {type(error).__name__}: {error}")
+            ended.__cause__ = error
+            error = ended
         retry: Retry = self._server._retry
         job = self.claim.job
         most = job.max_attempts if retry.attempts is None else min(retry.attempts, job.max_attempts)

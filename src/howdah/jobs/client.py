@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..criteria import And, In, Null
-from ..engines.base import Engine
-from ..errors import Closed, Error, InvalidInput, JobNotFound, Timeout
+from ..engines.base import Engine, innermost
+from ..errors import Closed, Error, InvalidInput, JobNotFound, Timeout, TransactionError
 from ..stores.common import Duration
 from ..stores.job import Job, JobStatus
 from ..stores.queue import AsyncQueue
@@ -41,7 +41,7 @@ class AsyncJobClient:
             raise InvalidInput(f"AsyncJobClient takes a queue, got {type(queue).__name__}")
         self._queue = queue
         self._engine: Engine = queue._engine
-        self._waiting: dict[str, asyncio.Future[Job | None]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Job | None], int]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, input: Any, **options: Any) -> AsyncJobHandle:
@@ -60,36 +60,46 @@ class AsyncJobClient:
 
     async def _finished(self, id: str) -> Job | None:
         """The job once it has finished, or ``None`` once it is gone."""
-        found = self._waiting.get(id)
-        if found is None:
-            found = self._waiting[id] = asyncio.get_running_loop().create_future()
-            if self._task is None or self._task.done():
-                self._task = asyncio.get_running_loop().create_task(self._read(), context=contextvars.Context())
-        return await asyncio.shield(found)
+        if innermost(self._engine) is not None:
+            raise TransactionError("results are waited for outside of transactions: end the transaction first")
+        found, count = self._waiting.get(id) or (asyncio.get_running_loop().create_future(), 0)
+        self._waiting[id] = found, count + 1
+        try:
+            if count == 0:
+                job = await self._queue.get(id)  # it may have ended before anybody asked
+                if job is None or job.finished:
+                    self._resolve(id, job)
+                elif self._task is None or self._task.done():
+                    self._task = asyncio.get_running_loop().create_task(self._read(), context=contextvars.Context())
+            return await asyncio.shield(found)
+        finally:
+            left = self._waiting.get(id)
+            if left is not None and left[0] is found:
+                self._waiting[id] = found, left[1] - 1
+                if left[1] == 1:
+                    del self._waiting[id]
 
     async def _read(self) -> None:
         """Look which awaited jobs have finished, whenever something has changed."""
-        known: set[str] = set()
-        mark = await self._engine.changed(self._queue._ops, None, 0)
         checked = time.monotonic()
-        while self._waiting:
-            try:
-                new = self._waiting.keys() - known
-                await self._look(sorted(self._waiting.keys() - new), all_states=False)
-                await self._look(sorted(new), all_states=True)
-                known = (known | new) & self._waiting.keys()
-                if time.monotonic() - checked > POLL:
-                    checked = time.monotonic()
-                    known.clear()  # look at each again: one may have been deleted
-                if self._waiting.keys() <= known:
-                    mark = await self._engine.changed(self._queue._ops, mark, POLL)
-                    await asyncio.sleep(len(known) * PAUSE)  # many who wait are served many at a time
-            except Closed as error:
-                self._fail(error)
-                return
-            except Error as error:
-                log.warning("results will be looked for again: %s", error)
-                await asyncio.sleep(POLL)
+        try:
+            while self._waiting:
+                try:
+                    mark = await self._engine.changed(self._queue._ops, None, 0)
+                    # Now and then each is looked at: one may have been deleted.
+                    whole = time.monotonic() - checked > POLL
+                    checked = time.monotonic() if whole else checked
+                    await self._look(sorted(self._waiting), all_states=whole)
+                    if self._waiting:
+                        await self._engine.changed(self._queue._ops, mark, POLL)
+                        await asyncio.sleep(len(self._waiting) * PAUSE)  # many who wait are served many at a time
+                except Closed:
+                    raise
+                except Error as error:
+                    log.warning("results will be looked for again: %s", error)
+                    await asyncio.sleep(POLL)
+        except Exception as error:
+            self._fail(error)
 
     async def _look(self, ids: list[str], *, all_states: bool) -> None:
         for start in range(0, len(ids), 1000):
@@ -106,15 +116,16 @@ class AsyncJobClient:
                 self._resolve(row["id"], self._queue._job(row))
 
     def _resolve(self, id: str, job: Job | None) -> None:
-        waiter = self._waiting.pop(id, None)
+        waiter, _ = self._waiting.pop(id, (None, 0))
         if waiter is not None and not waiter.done():
             waiter.set_result(job)
 
-    def _fail(self, error: Error) -> None:
+    def _fail(self, error: Exception) -> None:
         for id in list(self._waiting):
-            waiter = self._waiting.pop(id)
+            waiter, _ = self._waiting.pop(id)
             if not waiter.done():
                 waiter.set_exception(error)
+                waiter.exception()  # whoever still waits gets it; nobody else misses it
 
 
 class AsyncJobHandle:

@@ -43,6 +43,14 @@ class Limiter(Protocol):
         """Forget everything."""
 
 
+def check_limiter(limiter: Any) -> None:
+    """``InvalidInput`` unless this can be asked before each start."""
+    names = ("scope", "try_acquire", "release", "complete", "available_at")
+    missing = [n for n in names if not hasattr(limiter, n)]
+    if missing:
+        raise InvalidInput(f"limiter {limiter!r:.60}: it has no {', '.join(missing)}; see howdah.jobs.Limiter")
+
+
 def _moment(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
@@ -140,7 +148,7 @@ class Delay(_Local):
         super().__init__(clock)
         self._every = seconds(every, "every")
         self._next = 0.0
-        self._before: dict[int, float] = {}
+        self._before = 0.0
         self._last = 0
 
     async def try_acquire(self) -> Token | None:
@@ -149,14 +157,14 @@ class Delay(_Local):
         if self._blocked_now() or now < self._next:
             return None
         token = self._token()
-        self._before = {token: self._next}
+        self._before = self._next
         self._last, self._next = token, now + self._every
         return token
 
     async def release(self, token: Token) -> None:
         """Give the time back, if no start followed."""
         if token in self._open and token == self._last:
-            self._next = self._before[token]
+            self._next = self._before
             self._last = 0
         self._open.discard(token)
 
@@ -242,10 +250,13 @@ class AllOf:
     """Every one of several limiters, asked in order; what was let in is undone in reverse when a later one refuses."""
 
     def __init__(self, limiters: Sequence[Limiter] = ()) -> None:
-        self._limiters = list(limiters)
+        self._limiters: list[Limiter] = []
+        for limiter in limiters:
+            self.add(limiter)
 
     def add(self, limiter: Limiter) -> None:
         """One more, asked last."""
+        check_limiter(limiter)
         self._limiters.append(limiter)
 
     @property

@@ -9,23 +9,23 @@ import os
 import socket
 import time
 from collections import deque
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from ..criteria import And, In, Null
-from ..engines.base import Engine, Patches
-from ..errors import Closed, Error, InvalidInput
+from ..engines.base import Engine, Patches, innermost
+from ..errors import Closed, Error, InvalidInput, TransactionError
 from ..events import Emitting
 from ..stores.claim import ABORTED, AsyncClaim, Outcome
 from ..stores.common import Duration, moment
 from ..stores.job import JobStatus, Retry
 from ..stores.queue import AsyncQueue
 from ..values import seconds
-from .attempt import Attempt, Ended, Handler
-from .limits import Limiter
+from .attempt import LOST, Attempt, Ended, Handler
+from .limits import Limiter, check_limiter
+from .threads import Threads
 
 log = logging.getLogger("howdah")
 MOST_POLL = 3.0
@@ -92,6 +92,8 @@ class AsyncJobServer(Emitting):
                 raise InvalidInput(f"{name}={value!r}: expected an integer >= 1")
         if retry is not None and not isinstance(retry, Retry):
             raise InvalidInput(f"retry={retry!r:.60}: expected howdah.Retry(…)")
+        if limiter is not None:
+            check_limiter(limiter)
         self._queue = queue
         self._engine: Engine = queue._engine
         self._handler = handler
@@ -108,13 +110,13 @@ class AsyncJobServer(Emitting):
         kept = {"COMPLETED": keep_completed, "FAILED": keep_failed, "DISABLED": keep_disabled}
         self._keep = {s: seconds(k, "keep", zero=True) for s, k in kept.items() if k is not None}
         self._dead_letter_to = dead_letter_to
-        self._running: dict[str, tuple[Attempt, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._ready: deque[AsyncClaim] = deque()
         self._outcomes: list[Outcome] = []
         self._wake = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = Threads()
         self._counts = dict.fromkeys(("started", "completed", "failed", "aborted", "retried", "disabled"), 0)
         self._times: deque[float] = deque(maxlen=TIMES)
         self._blocked_until = 0.0
@@ -135,10 +137,12 @@ class AsyncJobServer(Emitting):
         return Stats(**self._counts, mean_time=mean)
 
     async def start(self) -> None:
-        """Begin to work, in a task; a second call changes nothing."""
+        """Begin to work, in a task; a second call changes nothing. The store's ``close`` stops it, too."""
+        if innermost(self._engine) is not None:
+            raise TransactionError("a job server starts outside of transactions: end the transaction first")
         if not self.running:
             self._stopping = False
-            await self._queue._table._ensure()
+            self._engine.users.add(self)
             self._main = asyncio.get_running_loop().create_task(self._serve(), context=contextvars.Context())
             self._tell("server_start")
 
@@ -157,10 +161,7 @@ class AsyncJobServer(Emitting):
             return
         self._stopping = True
         self._wake.set()
-        ready, self._ready = list(self._ready), deque()
-        for claim in ready:
-            with suppress(Error):
-                await claim.release()
+        await self._give_back()
         tasks = [task for _, task in self._running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=self._stop_timeout)
@@ -169,29 +170,41 @@ class AsyncJobServer(Emitting):
         rest = [task for _, task in self._running.values()]
         if rest:
             await asyncio.wait(rest, timeout=GRACE)
-        for _, task in list(self._running.values()):
+        for attempt, task in list(self._running.values()):
+            log.warning("job %s does not stop; it stays claimed until its lease ends", attempt.claim.id)
             task.cancel()
         main, self._main = self._main, None
-        self._wake.set()
-        await main
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        if main is not None:
+            self._wake.set()
+            await asyncio.wait([main], timeout=GRACE + MOST_POLL)
+            main.cancel()
+            with suppress(asyncio.CancelledError):
+                await main
+        await self._give_back()  # what a claim under way has brought since
+        self._threads.close()
+        self._threads = Threads()
+        self._engine.users.discard(self)
         self._tell("server_stop")
+
+    async def _give_back(self) -> None:
+        """Release what was claimed and has not begun."""
+        ready, self._ready = list(self._ready), deque()
+        for claim in ready:
+            with suppress(Error):
+                await claim.release()
 
     async def run_once(self) -> bool:
         """Do one job here and now; whether there was one."""
-        await self._queue._table._ensure()
         _, claims = await self._queue.exchange([], self._id, limit=1, lease=self._lease)
         if not claims:
             return False
         if not await self._launch(claims[0]):
             return False
-        _, task = self._running[claims[0].id]
+        _, task = self._running[claims[0].id, claims[0].token]
         while not task.done():
             await asyncio.wait([task], timeout=LOOK)
             await self._watch_over(wait=False)
-        await self._write([])
+        await self._write()
         return True
 
     async def __aenter__(self) -> AsyncJobServer:
@@ -208,21 +221,17 @@ class AsyncJobServer(Emitting):
         while not self._stopping or self._running or self._outcomes:
             try:
                 mark = await self._engine.changed(self._queue._ops, None, 0)
-                took = await self._turn()
                 await self._watch_over()
+                took = await self._turn()
                 wait = self._poll if took or self._running else min(wait * 1.5, MOST_POLL)
                 if not took:
                     await self._pause(mark, wait)
             except Closed:
                 return
-            except Error as error:
-                if self._stopping:
-                    break
-                log.warning("worker %s will try again: %s", self._id, error)
+            except Exception as error:  # of the database, or of a limiter: it may be better next time
+                log.warning("worker %s will try again: %s: %s", self._id, type(error).__name__, error)
                 await asyncio.sleep(min(MOST_POLL, wait))
                 wait = min(wait * 2, MOST_POLL)
-        with suppress(Error):
-            await self._write([])
 
     async def _turn(self) -> bool:
         """Write what has ended, claim what there is room for, start it; whether there is likely more to do."""
@@ -238,8 +247,8 @@ class AsyncJobServer(Emitting):
         except BaseException:
             self._outcomes = outcomes + self._outcomes
             raise
-        await self._completed(outcomes, done)
         self._ready.extend(claims)
+        await self._completed(outcomes, done)
         await self._start_ready()
         return bool(self._outcomes) or (len(claims) == room and room > 0)
 
@@ -256,7 +265,13 @@ class AsyncJobServer(Emitting):
 
     async def _start_ready(self) -> None:
         while self._ready and len(self._running) < self._workers and not self._stopping:
-            await self._launch(self._ready.popleft())
+            claim = self._ready.popleft()
+            try:
+                await self._launch(claim)
+            except Exception:
+                with suppress(Error):
+                    await claim.release()
+                raise
 
     async def _launch(self, claim: AsyncClaim) -> bool:
         token = None
@@ -268,30 +283,36 @@ class AsyncJobServer(Emitting):
                 self._blocked_until = time.monotonic() + min(SWEEP * 3, max(self._poll, free))
                 return False
         self._counts["started"] += 1
+        for (id, _), (older, _) in self._running.items():
+            if id == claim.id:  # its lease was lost to ourselves
+                older.stop(LOST)
         attempt = Attempt(self, claim, token)
         task = asyncio.get_running_loop().create_task(self._run(attempt))
-        self._running[claim.id] = attempt, task
+        self._running[attempt.key] = attempt, task
         if self._listeners is not None:
             self._tell("job_start", claim.job)
         return True
 
     async def _run(self, attempt: Attempt) -> None:
-        ended = Ended("lost")
+        ended = Ended(LOST)
         try:
             ended = await attempt.run()
-        except Error as error:
+        except Exception as error:
             log.warning("job %s: how it ended could not be written: %s", attempt.claim.id, error)
         finally:
-            self._running.pop(attempt.claim.id, None)
+            self._running.pop(attempt.key, None)
             if ended.kind == "completed":
                 self._outcomes.append(Outcome(attempt.claim, ended.output))
-            if self._limiter is not None:
-                await self._limiter.complete(attempt.token, success=ended.kind == "completed")
             self._times.append(asyncio.get_running_loop().time() - attempt.began)
             self._wake.set()
-        await self._report(attempt.claim, ended)
-        if self._ready and not self._stopping:
-            await self._start_ready()
+        try:
+            if self._limiter is not None:
+                await self._limiter.complete(attempt.token, success=ended.kind == "completed")
+            await self._report(attempt.claim, ended)
+            if self._ready and not self._stopping:
+                await self._start_ready()
+        except Exception as error:
+            log.warning("worker %s, after job %s: %s", self._id, attempt.claim.id, error)
 
     async def _report(self, claim: AsyncClaim, ended: Ended) -> None:
         counted = {
@@ -316,17 +337,17 @@ class AsyncJobServer(Emitting):
 
     async def _dead_letter(self, claim: AsyncClaim, ended: Ended) -> None:
         assert self._dead_letter_to is not None
-        job = await self._queue.get(claim.id)
         letter = {"queue": self._queue.name, "id": claim.id, "run_id": claim.job.run_id, "input": claim.input}
-        if job is not None:
-            letter |= {"error": job.error, "error_code": job.error_code, "attempts": job.attempts}
         try:
+            job = await self._queue.get(claim.id)
+            if job is not None:
+                letter |= {"error": job.error, "error_code": job.error_code, "attempts": job.attempts}
             await self._dead_letter_to.add(letter)
         except Error as error:
             log.warning("job %s: its dead letter could not be sent: %s", claim.id, error)
 
-    async def _write(self, more: list[Outcome]) -> None:
-        outcomes, self._outcomes = [*self._outcomes, *more], []
+    async def _write(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
         if outcomes:
             await self._completed(outcomes, await self._queue.complete(outcomes))
 
@@ -376,12 +397,12 @@ class AsyncJobServer(Emitting):
                 await self._queue.purge(JobStatus(status), age)
 
     async def _look_for_aborts(self) -> None:
-        where = And((In("id", tuple(self._running)), Null("abort_requested_at", negated=True)))
+        where = And((In("id", tuple({id for id, _ in self._running})), Null("abort_requested_at", negated=True)))
         for row in await self._queue._table.query(where, select=["id"]).all():
-            found = self._running.get(row["id"])
-            if found is not None and found[0].why is None:
-                self._tell("job_aborting", row["id"])
-                found[0].stop(ABORTED)
+            for attempt, _ in list(self._running.values()):
+                if attempt.claim.id == row["id"] and attempt.why is None:
+                    self._tell("job_aborting", row["id"])
+                    attempt.stop(ABORTED)
 
     async def _renew(self) -> None:
         """Hold every job that is here for another lease; those that were lost are stopped."""
@@ -392,19 +413,12 @@ class AsyncJobServer(Emitting):
         patches = Patches(("id", "token", "status"), ("lease_expires_at",), rows)
         held = await self._queue._table._write(lambda: ops.patch_each(patches), single=ops.at_once, quiet=True)
         self._ready = deque(c for c in self._ready if c.id in held)
-        finished = {o.claim.id for o in self._outcomes}
         for claim in claims:
-            found = self._running.get(claim.id)
-            if claim.id not in held and found is not None and claim.id not in finished:
-                found[0].lost = True
-                found[0].stop("lost")
+            found = self._running.get((claim.id, claim.token))
+            if claim.id not in held and found is not None:
+                found[0].stop(LOST)
 
     # Telling -----------------------------------------------------------------------------------------------------
-
-    def _threads(self) -> Executor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(max(32, self._workers), thread_name_prefix="howdah-job")
-        return self._pool
 
     def _tell(self, name: str, *arguments: Any) -> None:
         if self._listeners is not None:

@@ -330,8 +330,9 @@ class AsyncBlobs:
         assert self._owners is not None
         names = {(key := k[len(self._prefix) :]): self._uri(key) for k in keys}
         total = 0
+        edge = moment(self._engine.now() - self._grace)
         for key in (yield from self._owners.ownerless(names)):
-            total += yield from self._remove(self._prefix + key)
+            total += yield from self._remove(self._prefix + key, put_before=edge)
         return total
 
     async def delete(self, ref: Any) -> bool:
@@ -342,9 +343,9 @@ class AsyncBlobs:
         await self._tidy()
         return bool(found)
 
-    def _remove(self, key: str) -> Op[bool]:
-        old = yield from self._table._ops.locked((key,), ("body",))
-        if old is None:
+    def _remove(self, key: str, put_before: datetime | None = None) -> Op[bool]:
+        old = yield from self._table._ops.locked((key,), ("body", "created_at"))
+        if old is None or (put_before is not None and old[1] > self._table._ops.encode_value("created_at", put_before)):
             return False
         yield from self._table._ops.delete([(key,)])
         yield from self._expire(old[0])

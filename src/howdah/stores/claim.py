@@ -199,7 +199,8 @@ class AsyncClaim:
         self._emitted = True
 
         def work() -> Op[int]:
-            if (yield from self._queue._ops.locked((self.id,), ("token",))) != (self._token,):
+            held = yield from self._queue._ops.locked((self.id,), ("token", "status"))
+            if held is None or tuple(held) != (self._token, JobStatus.PROCESSING.value):
                 raise self._lost()
             return (yield from self._queue._streams.add(self.id, text))
 

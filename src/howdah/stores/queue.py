@@ -10,7 +10,7 @@ from typing import Any
 
 from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Compare, Criteria, In, Null, Or
-from ..engines.base import Engine, Op, Patches, Take
+from ..engines.base import Engine, Op, Patches, Take, innermost
 from ..errors import InvalidInput, JobNotFound, Timeout
 from ..ids import uuid7
 from ..naming import store_table
@@ -29,6 +29,7 @@ from .stream import Streams
 
 SETTLE_EVERY = 0.25
 """Seconds between two looks for expired leases, deadlines and schedules; who claims looks."""
+TIDY_EVERY = 10.0
 NOT_PAUSED = Compare("status", "!=", PAUSED)
 
 
@@ -56,11 +57,11 @@ class AsyncQueue(Finding):
         self._places = {name: place for place, name in enumerate(schema.names)}
         self._streams = Streams(engine, name)
         self._schedules = Schedules(engine, name, self._scope)
-        self._settled = 0.0
+        self._settled = self._tidied = 0.0
         self._fresh = False
         self._behind: tuple[int, Any] | None = None
         self._paused = False
-        self._schedules_wanted: bool | None = None
+        self._sides = False
 
     @property
     def name(self) -> str:
@@ -213,7 +214,7 @@ class AsyncQueue(Finding):
         if size is None:
             raise InvalidInput("limit=None: say how many jobs to take")
         length = seconds(lease, "lease", zero=True)
-        await self._ready(outcomes)
+        await self._ready()
         done, claims = await self._exchange(outcomes, worker, size, length, settle=self._unsettled())
         if not claims and not self._fresh:
             _, claims = await self._exchange((), worker, size, length, settle=True)
@@ -221,15 +222,20 @@ class AsyncQueue(Finding):
 
     async def complete(self, outcomes: Sequence[Outcome]) -> set[str]:
         """Complete claimed jobs in one write; the ids of those that still were this worker's."""
-        await self._ready(outcomes)
+        await self._ready()
         return set(await self._table._write(lambda: self._completing(outcomes), single=False)) if outcomes else set()
 
-    async def _ready(self, outcomes: Sequence[Outcome]) -> None:
-        if any(o.claim._emitted for o in outcomes):
+    async def _ready(self) -> None:
+        """Make the tables beside the jobs'."""
+        if not self._sides:
             await self._streams.ready()
-        if self._schedules_wanted is None:
             await self._schedules.table._ensure()
-            self._schedules_wanted = True
+            self._sides = innermost(self._engine) is None
+
+    def _alive(self, ids: list[str]) -> Op[set[str]]:
+        """Of some jobs, those that have not finished."""
+        rows = yield from self._ops.get_many([(id,) for id in ids], ("id", "status"))
+        return {row[0] for row in rows if row[1] in ACTIVE}
 
     def _unsettled(self) -> bool:
         """Whether it is time to look for expired leases and what is due; true, too, when the clock was moved back."""
@@ -245,6 +251,8 @@ class AsyncQueue(Finding):
         def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
             if settle:
                 paused[0] = yield from settled(self)
+                if not 0 <= now - self._tidied < TIDY_EVERY:
+                    yield from self._streams.tidy(self._alive)
             if paused[0]:
                 return (yield from self._completing(outcomes)), []
             done, rows = yield from ops.exchange(patches(self, outcomes), take)
@@ -256,6 +264,7 @@ class AsyncQueue(Finding):
         self._fresh = settle
         if settle:
             self._settled, self._paused = now, paused[0]
+            self._tidied = self._tidied if 0 <= now - self._tidied < TIDY_EVERY else now
         place = self._places
         self._behind = (rows[-1][place["rank"]], rows[-1][place["visible_at"]]) if len(rows) == size else None
         return done, [AsyncClaim(self, row) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from ..schema import Column, build
 from ..table import AsyncTable
 from ..values import check_text, encode_json
 
+log = logging.getLogger("howdah")
 COLUMNS = (
     Column("scope", "text"),
     Column("id", "text"),
@@ -89,18 +91,20 @@ class Schedules:
         """Remove a schedule; whether it was there."""
         return await self.table.delete((self._scope, id))
 
-    def fire(self, add: Callable[[Any, Mapping[str, Any]], Op[None]]) -> Op[int]:
-        """Add a job for every schedule that is due, one for all the moments that were missed; how many."""
+    def fire(self, add: Callable[[Any, Mapping[str, Any]], Op[None]]) -> Op[None]:
+        """Add a job for every schedule that is due, one for all the moments that were missed."""
         now = self._engine.now()
         where = And((Compare("scope", "=", self._scope), Compare("next_at", "<=", datetime.fromtimestamp(now, UTC))))
         rows = yield from self._ops.select(where, (), names=self._ops.schema.names, limit=1000)
-        read, total = self._ops.reader(self._ops.schema.names), 0
+        read = self._ops.reader(self._ops.schema.names)
         for driver in rows:
             row = read(driver)
-            after = next_time(row["cron"], row["timezone"], now)
+            try:
+                after = next_time(row["cron"], row["timezone"], now)
+            except InvalidInput as error:  # a time zone that this machine does not know: another one's turn
+                log.warning("schedule %s cannot be read here: %s", row["id"], error)
+                continue
             moved = And((*where.parts, Compare("id", "=", row["id"])))
             patch = {"next_at": self._ops.encode_value("next_at", after)}
             if (yield from self._ops.update(None, moved, patch, ("id",))):
                 yield from add(row["input"], row["options"])
-                total += 1
-        return total

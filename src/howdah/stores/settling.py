@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 PAUSED = "paused"
 """Status and id (with the scope behind it) of a row that stands for a pause; no job has either."""
-RESET: dict[str, Any] = {"completed_at": None, "error": None, "error_code": None, "traceback": None, "progress": 0.0}
+RESET: dict[str, Any] = {
+    **dict.fromkeys(
+        ("completed_at", "error", "error_code", "traceback", "abort_requested_at", "deadline_at", "ends_at")
+    ),
+    "progress": 0.0,
+    "progress_message": "",
+    "progress_details": None,
+}
 AT_ONCE = 1000
 READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
-        "error")  # fmt: skip
+        "error", "lease_expires_at")  # fmt: skip
 WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code",
            "unique_key", "progress")  # fmt: skip
 
@@ -80,8 +87,8 @@ def _leases(queue: AsyncQueue) -> Op[None]:
         else:
             kept = {"unique_key": old["unique_key"]}
             new |= {"status": "PENDING", "due_at": old["visible_at"], "ends_at": old["deadline_at"], **kept}
-        changed.append((old["id"], old["token"], "PROCESSING", *(new[n] for n in WRITTEN)))
-    yield from ops.patch_each(Patches(("id", "token", "status"), WRITTEN, changed))
+        changed.append((old["id"], old["token"], "PROCESSING", old["lease_expires_at"], *(new[n] for n in WRITTEN)))
+    yield from ops.patch_each(Patches(("id", "token", "status", "lease_expires_at"), WRITTEN, changed))
 
 
 def _deadlines(queue: AsyncQueue) -> Op[None]:

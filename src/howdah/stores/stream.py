@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ..criteria import And, Compare, Order
+from ..criteria import And, Compare, Null, Order
 from ..engines.base import Engine, Op
 from ..errors import LimitExceeded
 from ..naming import store_table
@@ -55,6 +55,16 @@ class Streams:
         """Let the events go in a while."""
         due = self._ops.encode_value("expires_at", moment(self._engine.now() + AFTER))
         yield from self._ops.update(None, Compare("job", "=", job), {"expires_at": due}, ("seq",))
+
+    def tidy(self, alive: Callable[[list[str]], Op[set[str]]]) -> Op[None]:
+        """Let the events go whose jobs have finished or are gone, however that came about."""
+        rows = yield from self._ops.select(Null("expires_at"), (), names=("job",), limit=BATCH)
+        jobs = sorted({row[0] for row in rows})
+        if jobs:
+            kept = yield from alive(jobs)
+            for job in jobs:
+                if job not in kept:
+                    yield from self.end(job)
 
     async def follow(self, job: str, since: int, finished: Any) -> AsyncIterator[Any]:
         """Events after number ``since``, then those that come, until ``finished()`` is true and none is left."""

@@ -65,6 +65,8 @@ class ChangeLog:
             yield Stmt("SELECT pg_advisory_xact_lock(1751, 1)")
             found = yield from self.generation()
         if found is not None:
+            recent = f"{self._clock()} - 600"
+            yield Stmt(f"UPDATE {self.watches} SET seen = {self._clock()} WHERE name = {self._own} AND seen < {recent}")
             return found
         for statement in (*self.drop(), *self._create()):
             yield Stmt(statement)
@@ -153,7 +155,7 @@ class ChangeLog:
             f" xid xid8 NOT NULL DEFAULT pg_current_xact_id(), type text NOT NULL, at float8 NOT NULL, {fields})",
             f"CREATE INDEX {quote(f'{self.physical}_xid')} ON {self.name} (xid)",
             f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $log$ BEGIN"
-            f" IF NOT coalesce({self._alive}, false) THEN RETURN NULL; END IF;"
+            f" IF NOT coalesce({self._alive}, true) THEN RETURN NULL; END IF;"
             f" IF TG_OP = 'INSERT' THEN {self._insert('INSERT', 'n')};"
             f" ELSIF TG_OP = 'DELETE' THEN {self._insert('DELETE', 'o')};"
             f" ELSIF {' OR '.join(changed)} THEN {self._insert('UPDATE', 'on')}; END IF; RETURN NULL; END $log$",

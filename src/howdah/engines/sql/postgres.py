@@ -57,6 +57,7 @@ class PostgresEngine:
     ) -> None:
         self.dialect = PostgresDialect(schema)
         self.creates = create
+        self.users: set[Any] = set()
         self.setup = Setup(self.dialect, create=create)
         self.place = place
         self.pooler = pooler
@@ -72,6 +73,11 @@ class PostgresEngine:
         self._listener = Listener(self._signals, lambda: self.pool.extra())
         self._upkeep: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed."""
+        return self._closed
 
     def now(self) -> float:
         return self._clock() if self._clock is not None else time.time() + self._offset
@@ -352,8 +358,7 @@ class PostgresEngine:
         return self._signals.count(table.name) if mark is None else await self._signals.wait(table.name, mark, timeout)
 
     def watch(self, table: PostgresTable) -> None:
-        if self._signals.awaited:
-            self._signals.tell(table.name)
+        self._signals.tell(table.name)
         if table.text is None and not table.schema.ttl:
             return
         if self._upkeep is None and not self._closed:

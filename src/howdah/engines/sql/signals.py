@@ -24,6 +24,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._all = 0
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self.closed = False
 
@@ -34,19 +35,23 @@ class Signals:
 
     def count(self, name: str) -> int:
         """The counter of a table."""
-        return self._counts.get(name, 0)
+        return self._counts.get(name, 0) + self._all
 
     def tell(self, name: str) -> None:
         """Something was written to a table."""
         self._counts[name] = self._counts.get(name, 0) + 1
+        self._wake(name)
+
+    def _wake(self, name: str) -> None:
         for waiter in self._waiting.pop(name, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
     def tell_all(self) -> None:
         """Something was written somewhere."""
+        self._all += 1
         for name in list(self._waiting):
-            self.tell(name)
+            self._wake(name)
 
     def close(self) -> None:
         """Let everybody go."""
@@ -76,14 +81,20 @@ class Looker:
     def __init__(self, signals: Signals, version: Callable[[], int]) -> None:
         self._signals = signals
         self._version = version
-        self._seen = 0
+        self._seen = -1
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Look from now on."""
         if self._task is None or self._task.done():
-            self._seen = self._version()
+            self._compare()  # something may have been written while nobody looked
             self._task = asyncio.get_running_loop().create_task(self._look(), context=contextvars.Context())
+
+    def _compare(self) -> None:
+        version = self._version()
+        if version != self._seen:
+            self._seen = version
+            self._signals.tell_all()
 
     async def _look(self) -> None:
         idle = 0.0
@@ -91,13 +102,10 @@ class Looker:
             await asyncio.sleep(TICK)
             idle = 0.0 if self._signals.awaited else idle + TICK
             try:
-                version = self._version()
+                self._compare()
             except Error as error:
                 log.warning("changes of other processes will be looked for again: %s", error)
                 return
-            if version != self._seen:
-                self._seen = version
-                self._signals.tell_all()
 
     async def close(self) -> None:
         """Stop looking."""
@@ -132,10 +140,11 @@ class Listener:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), LOOK)
                 idle = 0.0 if self._signals.awaited else idle + LOOK
-        except (OSError, Error) as error:
+        except Exception as error:  # whatever the driver says, polling goes on
             if not self._ended.is_set():
                 log.warning("no notifications, changes are polled: %s", error)
-                await asyncio.sleep(1)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), 1)
         finally:
             if connection is not None and not connection.is_closed():
                 connection.terminate()

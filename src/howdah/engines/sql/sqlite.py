@@ -69,6 +69,7 @@ class SqliteEngine:
         self.durable = not memory
         self.dialect = SqliteDialect()
         self.creates = create
+        self.users: set[Any] = set()
         self.setup = Setup(self.dialect, create=create)
         self.now = clock
         self.place = "memory:" if memory else path
@@ -132,6 +133,11 @@ class SqliteEngine:
             with self._state:
                 self._readers.add(holder)
         return holder.connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed."""
+        return self._closed is not None
 
     def _check(self) -> None:
         if self._closed is not None:
@@ -343,8 +349,8 @@ class SqliteEngine:
     def watch(self, table: SqliteTable) -> None:
         """A write happened that may need upkeep soon."""
         self._upkeep.wake(table)
-        if self._signals.awaited:
-            self._signals.tell_all()
+        if not self.inline:
+            self._signals.tell(table.name)
 
     def _version(self) -> int:
         """A number that changes with every commit of another connection."""
