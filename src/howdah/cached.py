@@ -58,9 +58,12 @@ class AsyncCached(Generic[R]):
             raise Closed("this cache is closed; its table is not")
         if self._state != "new" or innermost(self._engine) is not None:
             return
-        self._state = "open"
         feed = self._inner.changes()
         await feed.start()
+        with self._lock:
+            if self._state != "new":
+                return  # another first call was quicker
+            self._state = "open"
         if self._engine.inline:
             self._thread = threading.Thread(
                 target=lambda: asyncio.run(self._follow(feed)), name="howdah-cache", daemon=True
@@ -153,14 +156,21 @@ class AsyncCached(Generic[R]):
         """Remember a row, unless something was dropped since it was read: it may be a past one."""
         if innermost(self._engine) is not None or self._state != "open":
             return
+        age = self._age if driver is None or self._inner._schema.ttl is None else min(self._age, self._left(driver))
         with self._lock:
             if epoch != self._epoch:
                 return
-            self._rows[name] = (driver, time.monotonic() + self._age)
+            self._rows[name] = (driver, time.monotonic() + age)
             self._rows.move_to_end(name)
             while len(self._rows) > self._most:
                 self._rows.popitem(last=False)
                 self._complete_until = 0.0
+
+    def _left(self, driver: Any) -> float:
+        """Seconds until a row expires."""
+        table = self._inner
+        due = table._read(driver)[table._schema.ttl or ""]
+        return float("inf") if due is None else float(due.timestamp() - self._engine.now())
 
     def query(
         self,

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from .criteria import Criteria
 from .engines.base import Engine, Op, Work, innermost
 from .errors import Closed, Error, InvalidCursor, InvalidInput, Lagged, MissingTable, SetupRequired, TransactionError
-from .pages import binding, decode_cursor, encode_cursor
+from .pages import binding, check_limit, decode_cursor, encode_cursor
 from .values import seconds
 
 R = TypeVar("R")
@@ -126,8 +126,9 @@ class AsyncChanges(Generic[R]):
     async def poll(self, *, timeout: float | timedelta | None = 0, limit: int = BATCH) -> list[Change[R]]:
         """Changes that wait, at most ``limit``; when there are none, wait for some up to ``timeout`` seconds (``None``:
         for ever). Raises ``Lagged`` when more than 10,000 wait for a reader that had caught up."""
+        wait = None if timeout is None else seconds(timeout, "timeout", zero=True)
+        check_limit(limit, least=1)
         await self.start()
-        wait = None if timeout is None else timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         deadline = None if wait is None else time.monotonic() + wait
         while True:
             mark = await self._engine.changed(self._table._ops, None, 0)

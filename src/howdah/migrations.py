@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from .errors import InvalidInput
 from .rows import row_type
 from .schema import Column
-from .values import MISSING, check_name
+from .values import MISSING, check_name, check_text
 
 Fill = Callable[[dict[str, Any]], Any]
 
@@ -66,6 +67,8 @@ Operation = AddColumn | DropColumn | RenameColumn | AddIndex | DropIndex | Backf
 def add_column(name: str, schema: Mapping[str, Any], *, default: Any = None) -> AddColumn:
     """Add a column described by a JSON Schema property; old rows get ``default``."""
     check_name(name, "column")
+    if not isinstance(schema, Mapping):
+        raise InvalidInput(f"add_column({name!r}): expected a JSON Schema property, got {type(schema).__name__}")
     column = row_type({"type": "object", "properties": {name: dict(schema)}}).columns[0]
     return AddColumn(column, MISSING if default is None else default)
 
@@ -100,8 +103,8 @@ def drop_index(columns: str | Sequence[str]) -> DropIndex:
 def backfill(fn: Fill, *, batch: int = 500) -> Backfill:
     """Pass each row once to ``fn(row)``: a new row is written, ``None`` or the same row leaves it alone,
     ``howdah.DELETE`` deletes it. The key must stay as it is."""
-    if not callable(fn):
-        raise InvalidInput(f"backfill takes a function of a row, got {type(fn).__name__}")
+    if not callable(fn) or inspect.iscoroutinefunction(fn):
+        raise InvalidInput(f"backfill takes a plain function of a row, got {fn!r:.60}")
     if type(batch) is not int or batch < 1:
         raise InvalidInput(f"batch={batch!r}: expected an integer >= 1")
     return Backfill(fn, batch)
@@ -119,8 +122,13 @@ class Migration:
     def __init__(
         self, version: int, *operations: Operation, description: str = "", component: str | None = None
     ) -> None:
-        if type(version) is not int or version < 1:
-            raise InvalidInput(f"Migration({version!r}): the version is a positive integer")
+        if type(version) is not int or not 1 <= version < 2**31:
+            raise InvalidInput(f"Migration({version!r:.40}): the version is a positive integer below 2**31")
+        for what, text in (("description", description), ("component", component)):
+            if text is not None:
+                if not isinstance(text, str):
+                    raise InvalidInput(f"Migration({version}): {what}={text!r:.60}: expected text")
+                check_text(text, what)
         kinds = (AddColumn, DropColumn, RenameColumn, AddIndex, DropIndex, Backfill)
         wrong = next((o for o in operations if not isinstance(o, kinds)), None)
         if wrong is not None or not operations:

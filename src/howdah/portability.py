@@ -83,6 +83,20 @@ def _in(column: Column) -> Callable[[Any], Any] | None:
     return kinds.get(column.kind)
 
 
+def _path(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if not text or "\0" in text or not text.isprintable():
+        raise InvalidInput(f"path={path!r}: expected the name of a file")
+    return Path(text)
+
+
+def _schema(name: str, spec: Any) -> Schema:
+    try:
+        return from_spec(name, spec)
+    except (KeyError, TypeError, IndexError, AttributeError, InvalidInput) as error:
+        raise Corrupt(f"table {name!r}: its declaration in the file cannot be read: {error!r}") from error
+
+
 def _table(engine: Engine, name: str, schema: Schema) -> AsyncTable[dict[str, Any]]:
     return AsyncTable(engine, schema, RowType(None, schema.columns, dict, None), name)
 
@@ -115,7 +129,7 @@ async def export_store(engine: Engine, path: str | os.PathLike[str], progress: P
     """Write every table, from one snapshot, beside ``path`` and move it there when it is whole."""
     if innermost(engine) is not None:
         raise TransactionError("export() inside a transaction of the same store: end the transaction first")
-    target = Path(path)
+    target = _path(path)
     part = target.with_name(f"{target.name}.part")
     catalog = await engine.catalog()
     snapshot = await engine.snapshot()
@@ -181,7 +195,7 @@ def check_export(path: str | os.PathLike[str]) -> Summary:
     """Read a whole export and compare its checksums; ``Corrupt`` saying where it is damaged or cut off."""
     whole, tables, rows = hashlib.sha256(), 0, 0
     own, count = hashlib.sha256(), 0
-    for number, line, value in _read(Path(path)):
+    for number, line, value in _read(_path(path)):
         if isinstance(value, list):
             own.update(line)
             count += 1
@@ -213,7 +227,7 @@ def _read(path: Path) -> Iterator[tuple[int, bytes, Any]]:
                 yield number, line, value
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise Corrupt(f"{path}: line {number + 1} cannot be read: {error}") from error
@@ -231,7 +245,7 @@ async def import_store(engine: Engine, path: str | os.PathLike[str], progress: P
     summary = check_export(path)
     done = _table(engine, PROGRESS, _PROGRESS)
     loader: _Loader | None = None
-    for _, _, value in _read(Path(path)):
+    for _, _, value in _read(_path(path)):
         if isinstance(value, list):
             assert loader is not None
             await loader.add(value)
@@ -284,7 +298,7 @@ class _Loader:
         export: str,
         progress: Progress | None,
     ) -> None:
-        self._schema = from_spec(name, spec)
+        self._schema = _schema(name, spec)
         self._table = _table(engine, name, self._schema)
         checks = dict(self._table._checkers)
         self._codecs = [(_in(c), checks[c.name]) for c in self._schema.columns]

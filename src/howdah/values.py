@@ -201,14 +201,30 @@ def json_equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+LONGEST: Final = 6e10
+
+
 def seconds(value: float | timedelta, name: str, *, zero: bool = False) -> float:
-    """Seconds of a number or ``timedelta``; must be finite and > 0 (or >= 0 with ``zero``)."""
+    """Seconds of a number or ``timedelta``; must be > 0 (or >= 0 with ``zero``), and at most 1,900 years."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    bad = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-    if bad or value < 0 or (value == 0 and not zero):
-        raise InvalidValue(f"{name}={value!r}: expected a finite number of seconds or a timedelta, > 0")
+    bad = isinstance(value, bool) or not isinstance(value, (int, float)) or value != value
+    if bad or not 0 <= value <= LONGEST or (value == 0 and not zero):
+        least = ">= 0" if zero else "> 0"
+        raise InvalidValue(
+            f"{name}={value!r:.60}: expected a number of seconds or a timedelta, {least}, at most 1,900 years"
+        )
     return float(value)
+
+
+def utc(value: object, name: str) -> datetime:
+    """An aware moment in UTC; else ``InvalidInput``."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidInput(f"{name}={value!r:.60}: expected an aware datetime")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInput(f"{name}={value!r:.60}: beyond the years 1 to 9999 in UTC") from error
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

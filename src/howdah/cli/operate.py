@@ -71,8 +71,8 @@ def handler_of(name: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(f"{name!r}: {error}") from error
+    except Exception as error:  # whatever happens while somebody's module is imported
+        raise InvalidInput(f"{name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise InvalidInput(f"{name!r} is no function")
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..criteria import And, Compare, Criteria, Null
 from ..engines.base import Op
 from ..errors import ClaimLost, InvalidInput, InvalidValue
-from ..values import encode_json, seconds
+from ..values import check_text, encode_json, seconds
 from .common import Duration, moment
 from .job import Job, JobStatus, Retry
 
@@ -38,8 +38,12 @@ def waiting(job: Job, due: float | None) -> dict[str, Any]:
 
 def describe(error: BaseException | str, code: str | None) -> tuple[str, str, str | None]:
     """Message, code and traceback of an error as they are stored: causes to a depth of 8, 48,000 characters."""
+    if code is not None and not isinstance(code, str):
+        raise InvalidInput(f"code={code!r:.60}: expected text")
     if isinstance(error, str):
-        return _plain(error), code or "JobError", None
+        return _plain(error), _plain(code or "JobError"), None
+    if not isinstance(error, BaseException):
+        raise InvalidInput(f"error {error!r:.60}: expected an exception or text")
     shown = tracebacks.TracebackException.from_exception(error)
     chain: tracebacks.TracebackException | None = shown
     for _ in range(MAX_CAUSES - 1):
@@ -49,7 +53,11 @@ def describe(error: BaseException | str, code: str | None) -> tuple[str, str, st
     text = _plain("".join(shown.format()))
     given = code or getattr(error, "code", None)
     name = given if isinstance(given, str) and given else type(error).__name__
-    return _plain(str(error) or type(error).__name__), _plain(name), text[-MAX_TRACEBACK:]
+    try:
+        said = str(error)
+    except Exception as bad:  # an error that cannot say what it is
+        said = f"{type(error).__name__}, whose text cannot be made: {type(bad).__name__}"
+    return _plain(said or type(error).__name__), _plain(name), text[-MAX_TRACEBACK:]
 
 
 def _plain(text: str) -> str:
@@ -213,6 +221,7 @@ def check_progress(progress: float, message: str, details: Any) -> dict[str, Any
         raise InvalidValue(f"progress={progress!r}: expected a number from 0 to 100")
     if not isinstance(message, str):
         raise InvalidInput(f"message={message!r:.60}: expected text")
+    check_text(message, "message")
     made = None if details is None else encode_json(details, "details")
     return {
         "progress": float(min(100, max(0, progress))),

@@ -12,7 +12,7 @@ from ..pages import check_limit
 from ..table import AsyncTable
 from ..values import as_list, fingerprint as fingerprint_of
 from .claim import ABORTED
-from .job import ACTIVE, Job, JobStatus, read_job
+from .job import ACTIVE, Job, JobStatus, check_id, read_job
 from .settling import PAUSED
 
 
@@ -27,6 +27,8 @@ class Finding:
         """Criteria of a scope: this queue's own, with ``{}`` every one, with some columns those that have them."""
         if scope is None:
             return Compare("scope", "=", self._scope)
+        if not isinstance(scope, Mapping):
+            raise InvalidInput(f"scope={scope!r:.60}: expected a mapping of column names to values, or None")
         found = self._table._criteria(
             And(tuple(self._table.c.tags[k] == v for k, v in scope.items())) if scope else None
         )
@@ -46,13 +48,13 @@ class Finding:
 
     async def by_run(self, run_id: str) -> list[Job]:
         """The jobs of a run, in the order they were added."""
-        alone = And((Compare("id", "=", run_id), Null("run_id")))
+        alone = And((Compare("id", "=", check_id(run_id)), Null("run_id")))
         where = And((self._mine(), Or((Compare("run_id", "=", run_id), alone))))
         return [self._job(r) for r in await self._table.query(where).all()]
 
     async def find_active(self, fingerprint: str) -> Job | None:
         """A job of this fingerprint that waits or runs."""
-        same = (Compare("fingerprint", "=", fingerprint), Null("completed_at"), In("status", ACTIVE))
+        same = (Compare("fingerprint", "=", check_id(fingerprint)), Null("completed_at"), In("status", ACTIVE))
         row = await self._table.query(And((self._mine(), *same))).first()
         return None if row is None else self._job(row)
 

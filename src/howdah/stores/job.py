@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidInput
 from ..schema import Column, Line, SparseIndex
-from ..values import check_json, check_name, seconds
+from ..values import check_json, check_name, check_text, seconds
 
 
 class JobStatus(StrEnum):
@@ -165,6 +165,13 @@ class Retry:
         """Whether an error that declares nothing is worth another try."""
         kinds = (ConnectionError, TimeoutError) if self.on is None else self.on
         return isinstance(error, kinds)
+
+
+def check_id(id: object) -> str:
+    """Text that may be the id of a job or run."""
+    if not isinstance(id, str):
+        raise InvalidInput(f"id {id!r:.60} is {type(id).__name__}; expected text")
+    return check_text(id, "id")
 
 
 def check_scope(scope: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ from ..naming import store_table
 from ..rows import RowType
 from ..schema import Column, build
 from ..table import AsyncTable
-from ..values import seconds
+from ..values import seconds, utc
 from .common import Duration, moment
 from .job import check_scope
 
@@ -65,8 +65,10 @@ class AsyncLimiter:
         size = limit if limit is not None else burst
         if type(size) is not int or size < 1:
             raise InvalidInput(f"{'limit' if limit is not None else 'burst'}={size!r}: expected an integer >= 1")
-        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1e12):
-            raise InvalidInput(f"rate={rate!r}: expected a number of permits a second, > 0")
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 1e-9 <= rate < 1e12
+        ):
+            raise InvalidInput(f"rate={rate!r}: expected a number of permits a second, >= 1e-9")
         self._engine = engine
         self._name = name
         self._size = size
@@ -199,11 +201,12 @@ class AsyncLimiter:
 
     async def count(self, *, since: datetime | None = None) -> int:
         """Starts in the window now, or since a moment; of a bucket, the permits that are out."""
+        after = None if since is None else utc(since, "since")
         now = self._engine.now()
         if self._rate is not None:
             tokens, _ = await self._table.reading(lambda: self._filled(now))
             return int(self._size - tokens + 0.999999)
-        edge = self._edge(now) if since is None else max(since.astimezone(UTC), self._edge(now))
+        edge = self._edge(now) if after is None else max(after, self._edge(now))
         return sum(n for _, n in await self._table.reading(lambda: self._starts(edge)))
 
     async def available_at(self) -> datetime:
@@ -233,13 +236,12 @@ class AsyncLimiter:
 
     async def block_until(self, when: datetime) -> None:
         """Let no start in before ``when`` (an aware moment), anywhere; an earlier one changes nothing."""
-        if not isinstance(when, datetime) or when.tzinfo is None:
-            raise InvalidInput(f"when={when!r:.60}: expected an aware datetime")
+        until = utc(when, "when")
 
         def work() -> Op[None]:
             yield from self._alone()
             at, tokens, blocked = yield from self._state()
-            yield from self._save(at, tokens, max(when.astimezone(UTC), blocked or when.astimezone(UTC)))
+            yield from self._save(at, tokens, max(until, blocked or until))
 
         await self._table._write(work)
 

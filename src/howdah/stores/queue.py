@@ -22,7 +22,7 @@ from ..values import as_list, check_json, check_text, encode_json, fingerprint a
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
 from .finding import Finding
-from .job import ACTIVE, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_scope
+from .job import ACTIVE, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
 from .settling import PAUSED, RESET, patches, settled
 from .stream import Streams
@@ -210,6 +210,7 @@ class AsyncQueue(Finding):
         """Complete some claimed jobs and take others, in one write: the ids completed (the others were lost), the claims."""
         if not isinstance(worker, str) or not worker:
             raise InvalidInput(f"worker={worker!r}: expected a name")
+        check_text(worker, "worker")
         size = check_limit(limit, least=1)
         if size is None:
             raise InvalidInput("limit=None: say how many jobs to take")
@@ -296,10 +297,11 @@ class AsyncQueue(Finding):
 
     async def abort(self, id: str) -> bool:
         """Stop a job: one that waits fails at once (code ``Aborted``), one that runs is asked to stop. Not finished ones."""
-        return await self._abort(Compare("id", "=", id)) > 0
+        return await self._abort(Compare("id", "=", check_id(id))) > 0
 
     async def abort_run(self, run_id: str) -> int:
         """Stop every job of a run; how many were waiting or running."""
+        check_id(run_id)
         alone = And((Compare("id", "=", run_id), Null("run_id")))
         return await self._abort(Or((Compare("run_id", "=", run_id), alone)))
 
@@ -319,7 +321,7 @@ class AsyncQueue(Finding):
     async def save_progress(self, id: str, progress: float, *, message: str = "", details: Any = None) -> bool:
         """Say how far a job is, 0 to 100; ``False`` when it is not there or has finished."""
         patch = self._encoded(check_progress(progress, message, details))
-        where = And((self._mine(), Compare("id", "=", id), In("status", ACTIVE)))
+        where = And((self._mine(), Compare("id", "=", check_id(id)), In("status", ACTIVE)))
         rows = await self._table._write(lambda: self._ops.update(None, where, patch, ("id",)), single=True)
         return bool(rows)
 
@@ -357,7 +359,7 @@ class AsyncQueue(Finding):
 
     async def delete(self, id: str) -> bool:
         """Delete a job, whatever it does; its worker's claim is lost."""
-        return await self._table.delete_where(And((self._mine(), Compare("id", "=", id)))) > 0
+        return await self._table.delete_where(And((self._mine(), Compare("id", "=", check_id(id))))) > 0
 
     async def clear(self) -> int:
         """Delete every job of this queue and scope; how many there were."""
@@ -379,7 +381,7 @@ class AsyncQueue(Finding):
         if ids is None:
             where = And((*where.parts, Compare("error_code", "!=", ABORTED)))
         else:
-            where = And((*where.parts, In("id", tuple(as_list(ids, "redrive")))))
+            where = And((*where.parts, In("id", tuple(check_id(id) for id in as_list(ids, "redrive")))))
         columns = ("status", "due_at", "visible_at", "attempts", *RESET)
         at = self._ops.encode_value("due_at", now)
 

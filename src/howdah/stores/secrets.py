@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from ..engines.base import Engine
+from ..engines.base import Engine, Op
 from ..errors import Corrupt, InvalidInput, Locked, Unsupported, WrongPassphrase
-from ..values import KEEP, check_text, decode_json, encode_json, seconds
+from ..values import KEEP, check_text, decode_json, encode_json, seconds, utc
 from .cipher import Cipher, derive
 from .common import Duration, check_key
 from .kv import AsyncKV
@@ -58,6 +58,7 @@ class AsyncSecrets:
         self._kv = AsyncKV(engine, f"secrets/{name}", prefix=prefix)
         self._name = name
         self._cipher: Cipher | None = None
+        self._salt: str | None = None
         self._passphrase = None if passphrase is None else _check_passphrase(passphrase)
 
     def __repr__(self) -> str:
@@ -83,8 +84,13 @@ class AsyncSecrets:
         if head is None:
             salt = os.urandom(16)
             cipher = Cipher(derive(passphrase, salt, ROUNDS))
-            made = {"salt": base64.b64encode(salt).decode(), "rounds": ROUNDS, "check": cipher.seal(CHECK, "head")}
+            made: dict[str, Any] = {
+                "salt": base64.b64encode(salt).decode(),
+                "rounds": ROUNDS,
+                "check": cipher.seal(CHECK, "head"),
+            }
             if await self._kv.create(HEAD, made):
+                self._salt = made["salt"]
                 return cipher
             head = await self._kv.get(HEAD)
         return self._opened(head, passphrase)
@@ -97,6 +103,7 @@ class AsyncSecrets:
         cipher = Cipher(derive(passphrase, salt, rounds))
         if cipher.open(check, "head") != CHECK:
             raise WrongPassphrase(f"secrets {self._name!r}: this is not its passphrase")
+        self._salt = head["salt"]
         return cipher
 
     async def _ready(self) -> Cipher | None:
@@ -135,22 +142,27 @@ class AsyncSecrets:
             if given is not KEEP and given is not None and not isinstance(given, str):
                 raise InvalidInput(f"{what}: expected text or None")
         if expires_at is not KEEP and expires_at is not None:
-            if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
-                raise InvalidInput("expires_at: expected an aware datetime or None")
-            expires_at = expires_at.astimezone(UTC)
+            expires_at = utc(expires_at, "expires_at")
         cipher = await self._ready()
         if cipher is None:
             raise Locked(f"secrets {self._name!r}: unlock(passphrase) first")
-        old = await self._read(name, cipher) or {}
-        now = datetime.fromtimestamp(self._engine.now(), UTC)
-        kept = {"label": old.get("label"), "provider": old.get("provider"), "expires_at": old.get("expires_at")}
         given = {"label": label, "provider": provider, "expires_at": expires_at}
+        await self._kv._table._write(lambda: self._putting(name, value, given, cipher))
+
+    def _putting(self, name: str, value: str, given: Mapping[str, Any], cipher: Cipher) -> Op[None]:
+        """Replace a secret, keeping what is not given anew; nobody changes the passphrase meanwhile."""
+        ops = self._kv._ops
+        yield from self._same_passphrase()
+        sealed = yield from self._sealed(name)
+        old = {} if sealed is None else decode_json(cipher.open(sealed, f"secret {name}"))
+        now = datetime.fromtimestamp(self._engine.now(), UTC)
+        kept = {n: old.get(n) for n in ("label", "provider", "expires_at")}
         for what, new in given.items():
             if new is not KEEP:
                 kept[what] = new.isoformat() if isinstance(new, datetime) else new
         due = None if kept["expires_at"] is None else datetime.fromisoformat(kept["expires_at"])
         if due is not None and due <= now:
-            await self._kv.delete(name)
+            yield from ops.delete([(self._kv._key(name),)])
             return
         row = {
             "value": value,
@@ -158,8 +170,21 @@ class AsyncSecrets:
             "created_at": old.get("created_at", now.isoformat()),
             "updated_at": now.isoformat(),
         }
-        sealed = cipher.seal(encode_json(row), f"secret {name}")
-        await self._kv.put(name, sealed, ttl=None if due is None else due - now)
+        ttl = None if due is None else due - now
+        yield from ops.put([ops.encode(self._kv._row(name, cipher.seal(encode_json(row), f"secret {name}"), ttl))])
+
+    def _sealed(self, name: str) -> Op[Any]:
+        """What is stored under a name, in this write."""
+        rows = yield from self._kv._ops.get_many([(self._kv._key(name),)], ("value",))
+        return self._kv._value(rows[0][0]) if rows else None
+
+    def _same_passphrase(self) -> Op[None]:
+        """Until this write has ended nobody rotates; ``WrongPassphrase`` when somebody has."""
+        yield from self._kv._ops.alone("secrets")
+        head = yield from self._sealed(HEAD)
+        if head is None or head["salt"] != self._salt:
+            self.lock()
+            raise WrongPassphrase(f"secrets {self._name!r}: its passphrase was changed; unlock it with the new one")
 
     async def has(self, key: str) -> bool:
         """Whether there is such a secret; ``False`` while locked."""
@@ -199,11 +224,14 @@ class AsyncSecrets:
             raise Locked(f"secrets {self._name!r}: unlock(passphrase) first")
         salt = os.urandom(16)
         new = Cipher(derive(_check_passphrase(passphrase), salt, ROUNDS))
-        head = {"salt": base64.b64encode(salt).decode(), "rounds": ROUNDS, "check": new.seal(CHECK, "head")}
+        head: dict[str, Any] = {
+            "salt": base64.b64encode(salt).decode(), "rounds": ROUNDS, "check": new.seal(CHECK, "head"),
+        }  # fmt: skip
         ops, table = self._kv._ops, self._kv._table
         hidden = self._kv._prefix
 
-        def work() -> Any:
+        def work() -> Op[int]:
+            yield from self._same_passphrase()
             rows = yield from ops.select(None, (), names=ops.schema.names, limit=None)
             changed, total = [], 0
             for driver in map(list, rows):
@@ -222,14 +250,14 @@ class AsyncSecrets:
             return total
 
         total = await table._write(work)
-        self._cipher = new
+        self._cipher, self._salt = new, head["salt"]
         return int(total)
 
 
 def _check_passphrase(passphrase: object) -> str:
     if not isinstance(passphrase, str) or not passphrase:
         raise InvalidInput("the passphrase must be text that is not empty")
-    return passphrase
+    return check_text(passphrase, "passphrase")
 
 
 class EnvSecrets:

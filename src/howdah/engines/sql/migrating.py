@@ -218,8 +218,10 @@ class Migrating:
                 new = operation.fn(read(driver))
                 if new is DELETE:
                     gone.append(key)
-                elif new is not None and new != old:
-                    changed.append(self._encoded(table, checks, old, new))
+                elif new is not None:
+                    made = self._encoded(table, checks, old, new)
+                    if made != self._encoded(table, checks, old, old):
+                        changed.append(made)
             if changed:
                 yield from table.put(changed)
             if gone:

@@ -174,6 +174,13 @@ class Setup:
                 f" VALUES ({text_literal(table.physical)}, {version + 1}, {text_literal(spec)})"
                 " ON CONFLICT (name) DO UPDATE SET version = excluded.version, spec = excluded.spec"
             )
+            if stored is None:  # a table that is made anew has no past
+                component = text_literal(table.migrating.component)
+                lines += [
+                    f"INSERT INTO {self.migrations} (component, version, description, statements)"
+                    f" VALUES ({component}, {m.version}, {text_literal(m.description)}, '')"
+                    for m in table.migrating.migrations
+                ]
         return lines
 
     def forget(self, table: SqlTable) -> Op[None]:
