@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -193,3 +195,20 @@ def test_many_threads(store: Store) -> None:
     for id in range(40):
         assert cache.get(id) == table.get(id)
     cache.close()
+
+
+@dataclass
+class Row:
+    id: int
+    until: datetime
+
+
+def test_expired_rows_are_gone_from_the_cache_too(engine: str, url_for: Callable[[str], str]) -> None:
+    with open_store(engine, url_for(engine)) as store:
+        table = store.table(Row, key="id", ttl="until")
+        cache = table.cached(max_age=3600)
+        table.put(Row(1, datetime.now(UTC) + timedelta(seconds=0.3)))
+        assert cache.get(1) is not None
+        time.sleep(0.35)
+        assert cache.get(1) is None
+        cache.close()

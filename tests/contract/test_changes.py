@@ -537,3 +537,20 @@ def test_async_subscriptions_await_their_callbacks(url_for: Callable[[str], str]
             assert seen.empty()
 
     asyncio.run(main())
+
+
+def test_no_wake_up_is_lost_between_looking_and_waiting(store: Store, engine: str) -> None:
+    """A change that comes after the mark was taken and before the wait begins ends the wait at once."""
+    table = things(store)
+    table.put({"id": 1, "kind": "a"})
+    ops, own = table._async._ops, store._async._engine
+
+    async def late() -> float:
+        mark = await own.changed(ops, None, 0)
+        await table._async.put({"id": 2, "kind": "a"})
+        await own.pause(0.05)
+        began = time.monotonic()
+        await own.changed(ops, mark, 5)
+        return time.monotonic() - began
+
+    assert store._run.wait(late()) < 2

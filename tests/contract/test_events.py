@@ -246,3 +246,20 @@ def test_each_handle_has_its_own(store: Store) -> None:
     two.put("a", 1)
     time.sleep(0.02)
     assert seen == []
+
+
+def test_off_finds_what_once_was_given(store: Store) -> None:
+    kv = store.kv("e")
+    seen: list[str] = []
+
+    def listener(key: str, value: Any) -> None:
+        seen.append(key)
+
+    kv.once("put", listener)
+    kv.off("put", listener)
+    kv.put("a", 1)
+    assert seen == []
+    wrong: Any = "x"
+    with pytest.raises(howdah.InvalidInput):
+        kv.wait_for("put", timeout=wrong)
+    assert kv._async._listeners is None

@@ -545,3 +545,151 @@ def test_blocking_server_and_client(engine: str, url_for: Callable[[str], str]) 
             delayed.result(timeout=10)
         if engine != "sqlite-loop":
             assert sorted(kv.keys().all()) == ["a", "b", "bad"]
+
+
+class _Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("cannot be said")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_whatever_a_handler_raises_ends_its_job_and_nothing_else(run: Run, plain: bool) -> None:
+    errors: dict[str, BaseException] = {
+        "exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "generator": GeneratorExit(), "stop": StopIteration(),
+        "cancelled": asyncio.CancelledError(), "unspeakable": _Unspeakable(),
+    }  # fmt: skip
+
+    def raising(value: str, ctx: JobContext) -> Any:
+        if value in errors:
+            raise errors[value]
+        return value
+
+    async def coroutine(value: str, ctx: JobContext) -> Any:
+        return raising(value, ctx)
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        client = AsyncJobClient(queue)
+        async with AsyncJobServer(queue, raising if plain else coroutine, workers=2) as server:
+            handles = await client.submit_many([*errors, "fine"], max_attempts=1)
+            results = await asyncio.gather(*(h.result(timeout=20) for h in handles), return_exceptions=True)
+            assert results[-1] == "fine"
+            assert all(isinstance(r, Exception) and not isinstance(r, howdah.Timeout) for r in results[:-1])
+            await until(lambda: server.stats().failed == len(errors))
+            assert server.stats().started == len(errors) + 1
+
+    run(body)
+
+
+def test_a_plain_handler_keeps_its_place_until_it_returns(run: Run) -> None:
+    now = 0
+    most = 0
+
+    def handler(value: Any, ctx: JobContext) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        while not ctx.aborted:
+            time.sleep(0.005)
+        time.sleep(0.1)
+        now -= 1
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        await queue.add("x", max_attempts=3)
+        async with AsyncJobServer(queue, handler, workers=1, attempt_timeout=0.05, retry=QUICK) as server:
+            await until(lambda: server.stats().failed == 1)
+        assert most == 1
+        [letter] = await queue.dead_letters()
+        assert (letter.attempts, letter.error_code) == (3, "TimeoutError")
+
+    run(body)
+
+
+def test_stopping_strands_no_claim(run: Run) -> None:
+    async def handler(value: Any, ctx: JobContext) -> Any:
+        await asyncio.sleep(0.005)
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        await queue.add_many(range(200))
+        for step in range(12):
+            server = AsyncJobServer(queue, handler, workers=4, prefetch=8)
+            await server.start()
+            await asyncio.sleep(0.002 * step)
+            await server.stop()
+            assert await queue.count(JobStatus.PROCESSING) == 0
+
+    run(body)
+
+
+def test_two_starts_at_once_are_one(run: Run) -> None:
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        server = AsyncJobServer(queue, echo)
+        await asyncio.gather(server.start(), server.start())
+        assert sum("_serve" in repr(task) for task in asyncio.all_tasks()) == 1
+        await server.stop()
+
+    run(body)
+
+
+def test_a_limiter_that_fails_is_tried_again(run: Run) -> None:
+    class Failing(NoLimit):
+        calls = 0
+
+        async def try_acquire(self) -> Any:
+            self.calls += 1
+            if self.calls < 3:
+                raise ValueError("a bug of this limiter")
+            return True
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        async with AsyncJobServer(queue, echo, limiter=Failing(), poll=0.01):
+            assert await (await AsyncJobClient(queue).submit("x")).result(timeout=15) == "x"
+        wrong: Any = "x"
+        with pytest.raises(InvalidInput):
+            AsyncJobServer(queue, echo, limiter=wrong)
+        with pytest.raises(InvalidInput):
+            AllOf([wrong])
+
+    run(body)
+
+
+def test_inside_a_transaction_nothing_is_waited_for(run: Run) -> None:
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        async with store.transaction():
+            handle = await AsyncJobClient(queue).submit("x")
+            with pytest.raises(howdah.TransactionError):
+                await handle.result(timeout=5)
+            with pytest.raises(howdah.TransactionError):
+                await AsyncJobServer(queue, echo).start()
+
+    run(body)
+
+
+def test_closing_the_store_lets_everybody_go(engine: str, url_for: Callable[[str], str]) -> None:
+    import threading
+
+    store = open_store(engine, url_for(engine))
+    queue, kv = store.queue("jobs"), store.kv("k")
+    server = JobServer(queue, lambda value, ctx: value)
+    server.start()
+    handle = JobClient(queue).submit("x", delay=1000)
+    raised: list[BaseException] = []
+
+    def wait(call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    waiting = [
+        threading.Thread(target=wait, args=(call,), daemon=True)
+        for call in (lambda: handle.result(timeout=60), lambda: kv.wait_for("put", timeout=60))
+    ]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    store.close()
+    assert not server.running
+    for thread in waiting:
+        thread.join(20)
+    assert len(raised) == 2
+    assert all(isinstance(error, howdah.Closed) for error in raised)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import pytest
 
@@ -227,3 +228,21 @@ def test_without_create_migrations_wait(engine: str, url_for: Callable[[str], st
         old(store, 5)
     with open_store(engine, url, create=False) as store, pytest.raises(SetupRequired, match="migrations"):
         new(store).count()
+
+
+@dataclass
+class Point:
+    id: int
+    name: str
+    v: Annotated[Any, howdah.vector(2)]
+
+
+def test_backfilling_a_table_with_vectors(store: Store) -> None:
+    store.table("points", Point, key="id").put_many([Point(i, "a", [i, 1]) for i in range(20)])
+
+    def rename(row: dict[str, Any]) -> Any:
+        return {**row, "name": "b"} if row["id"] % 2 else row
+
+    table = store.table("points", Point, key="id", migrations=[Migration(1, backfill(rename))])
+    assert table.count({"name": "b"}) == 10
+    assert table.search([19, 1], limit=1)[0].key == 19

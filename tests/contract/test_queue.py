@@ -609,3 +609,79 @@ def test_queues_of_any_name(store: Store) -> None:
         assert take(queue).input == name
     with pytest.raises(InvalidInput):
         store.queue("")
+
+
+def test_what_is_redriven_really_runs_again(queue: Queue, clock: Clock) -> None:
+    aborted, late = queue.add("aborted"), queue.add("late", timeout=5)
+    claims = {c.id: c for c in queue.claim_many("w", limit=2)}
+    queue.abort(aborted)
+    claims[aborted].fail("stopped", code="Aborted")
+    claims[late].release()
+    clock.now += 6
+    assert queue.claim("w") is None
+    assert queue.redrive([aborted, late]) == 2
+    again = queue.claim_many("w", limit=2)
+    assert {c.id for c in again} == {aborted, late}
+    assert not any(c.extend() for c in again)
+    for claim in again:
+        claim.ack()
+
+
+def test_events_after_the_end_are_refused_and_none_stays(queue: Queue, clock: Clock) -> None:
+    ended, released, gone = queue.add_many(["e", "r", "g"])
+    claims = {c.id: c for c in queue.claim_many("w", limit=3)}
+    for claim in claims.values():
+        claim.emit("x")
+    claims[ended].fail("over")
+    with pytest.raises(ClaimLost):
+        claims[ended].emit("late")
+    claims[released].release()
+    take(queue).ack()
+    queue.delete(gone)
+    table = queue._async._streams.table
+    assert queue._run(table.count()) == 3
+    for _ in range(2):
+        clock.now += 31
+        queue.claim("w")
+    assert queue._run(table.count()) == 0
+
+
+def test_durations_and_texts_out_of_range_are_refused(queue: Queue, store: Store) -> None:
+    for seconds in (1e12, 1e300, float("nan"), 10**400, timedelta.max):
+        for call in (
+            lambda seconds=seconds: queue.add(1, delay=seconds),
+            lambda seconds=seconds: queue.add(1, timeout=seconds),
+            lambda seconds=seconds: queue.claim("w", lease=seconds),
+            lambda seconds=seconds: queue.purge("FAILED", seconds),
+            lambda seconds=seconds: store.limiter("l", limit=1, per=seconds),
+            lambda seconds=seconds: queue.changes().poll(timeout=seconds),
+        ):
+            with pytest.raises(InvalidInput):
+                call()
+    bad: Any = "\ud800"
+    five: Any = 5
+    wrong: Any
+    for wrong in (bad, five, None):
+        for call in (
+            lambda wrong=wrong: queue.claim(wrong),
+            lambda wrong=wrong: queue.abort(wrong),
+            lambda wrong=wrong: queue.abort_run(wrong),
+            lambda wrong=wrong: queue.delete(wrong),
+            lambda wrong=wrong: queue.redrive([wrong]),
+            lambda wrong=wrong: queue.save_progress(wrong, 5),
+        ):
+            with pytest.raises(InvalidInput):
+                call()
+    queue.add(1)
+    claim = take(queue)
+    with pytest.raises(InvalidInput):
+        claim.progress(1, bad)
+    with pytest.raises(InvalidInput):
+        claim.fail(five)
+    with pytest.raises(InvalidInput):
+        claim.fail("x", code=five)
+    with pytest.raises(InvalidInput):
+        queue.count(scope=five)
+    with pytest.raises(InvalidInput):
+        queue.changes(scope=bad)
+    claim.ack()

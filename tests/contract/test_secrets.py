@@ -188,3 +188,19 @@ def test_passphrase_cache() -> None:
     cache.clear()
     assert cache.get() is None
     assert expired == [1, 1]
+
+
+def test_a_handle_that_missed_a_new_passphrase_writes_nothing(store: Store) -> None:
+    one, two = store.secrets(passphrase="old"), store.secrets(passphrase="old")
+    one.put("k", "v")
+    assert two.get("k") == "v"
+    one.rotate("new")
+    with pytest.raises(WrongPassphrase):
+        two.put("other", "x")
+    with pytest.raises(Locked):
+        two.rotate("third")
+    assert one.keys() == ["k"]
+    two.unlock("new")
+    two.put("other", "x")
+    assert one.get("other") == "x"
+    assert one.rotate("third") == 2

@@ -7,13 +7,15 @@ import contextvars
 import os
 import threading
 from collections.abc import AsyncIterable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol, TypeVar
 
 from ..errors import Closed, TransactionError
 
 T = TypeVar("T")
 _END: Any = object()
+GRACE = 0.2
+"""Seconds that what still runs has when the loop is closed."""
 
 
 class Runner(Protocol):
@@ -78,6 +80,10 @@ class Portal:
         self._loop.call_soon_threadsafe(begin)
         try:
             return outcome.result()
+        except CancelledError:
+            if self._closed:
+                raise Closed("the store was closed meanwhile") from None
+            raise
         except KeyboardInterrupt:
             self._loop.call_soon_threadsafe(lambda: task and task[0].cancel())
             raise
@@ -94,8 +100,19 @@ class Portal:
         if self._closed:
             return
         self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._end()))
         self._thread.join()
+
+    async def _end(self) -> None:
+        """Let what still waits see that the store is closed, then stop."""
+        mine = asyncio.current_task()
+        for grace in (GRACE, GRACE):
+            waiting = [task for task in asyncio.all_tasks() if task is not mine]
+            if waiting:
+                await asyncio.wait(waiting, timeout=grace)
+            for task in waiting:
+                task.cancel()
+        self._loop.stop()
 
 
 class Inline:
