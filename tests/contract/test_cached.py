@@ -134,14 +134,14 @@ def test_others_writes_drop_the_entry(engine: str, url_for: Callable[[str], str]
 def test_age_and_number_are_bounded(store: Store, counted: list[Any]) -> None:
     table = items(store)
     table.put_many([{"id": i, "note": str(i)} for i in range(20)])
-    cache = table.cached(max_rows=5, max_age=0.1)
+    cache = table.cached(max_rows=5, max_age=1.5)
     for i in range(20):
         cache.get(i)
     assert len(cache._async._rows) == 5
     cache.get(19)
     cache.get(0)
     assert counted == [*range(20), 0]
-    time.sleep(0.12)
+    time.sleep(1.6)
     cache.get(19)
     assert counted[-1] == 19
     cache.invalidate()
@@ -207,8 +207,8 @@ def test_expired_rows_are_gone_from_the_cache_too(engine: str, url_for: Callable
     with open_store(engine, url_for(engine)) as store:
         table = store.table(Row, key="id", ttl="until")
         cache = table.cached(max_age=3600)
-        table.put(Row(1, datetime.now(UTC) + timedelta(seconds=0.3)))
+        table.put(Row(1, datetime.now(UTC) + timedelta(seconds=1)))
         assert cache.get(1) is not None
-        time.sleep(0.35)
+        time.sleep(1.05)
         assert cache.get(1) is None
         cache.close()

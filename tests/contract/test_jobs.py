@@ -203,13 +203,13 @@ def test_a_job_longer_than_its_lease_runs_once(run: Run) -> None:
 
     async def handler(value: Any, ctx: JobContext) -> Any:
         runs.append(ctx.job.id)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.5)
         return "slow"
 
     async def body(store: AsyncStore, queue: AsyncQueue) -> None:
         client = AsyncJobClient(queue)
-        async with AsyncJobServer(queue, handler, lease=0.4), AsyncJobServer(queue, handler, lease=0.4):
-            assert await (await client.submit("x")).result(timeout=10) == "slow"
+        async with AsyncJobServer(queue, handler, lease=1.2), AsyncJobServer(queue, handler, lease=1.2):
+            assert await (await client.submit("x")).result(timeout=20) == "slow"
         assert len(runs) == 1
 
     run(body)
@@ -321,7 +321,7 @@ def test_stop_lets_jobs_finish_then_gives_them_back(run: Run) -> None:
     async def body(store: AsyncStore, queue: AsyncQueue) -> None:
         quick, endless = await queue.add_many([0.3, 60])
         waiting = await queue.add_many([0.01] * 6)
-        server = AsyncJobServer(queue, handler, workers=2, prefetch=3, stop_timeout=0.8)
+        server = AsyncJobServer(queue, handler, workers=2, prefetch=3, stop_timeout=1.5)
         await server.start()
         await server.start()
         await until(lambda: server.stats().started == 2)

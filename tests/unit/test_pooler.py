@@ -108,13 +108,13 @@ def test_time_zones_of_client_and_server_make_no_difference(
                 queue, feed = store.queue("q"), store.records("r").changes()
                 await feed.start()
                 await queue.add("now")
-                await queue.add("soon", delay=0.2)
+                await queue.add("soon", delay=0.8)
                 await queue.add("late", timeout=0.05, delay=0.1)
-                claim = await queue.claim("w", lease=0.1)
+                claim = await queue.claim("w", lease=0.8)
                 assert claim is not None
                 assert claim.input == "now"
                 assert await queue.claim("w") is None
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.9)
                 assert {c.input for c in await queue.claim_many("w", limit=5)} == {"now", "soon"}
                 assert [j.error_code for j in await queue.dead_letters()] == ["DeadlineExceeded"]
                 await store.records("r").put("a", {}, ttl=0.05)
