@@ -255,6 +255,7 @@ _WHERE: Final = {
     "table": "AsyncTable",
     "values": "DELETE KEEP MISSING NULL fingerprint",
 }
+_PARTS: Final = ("datasets", "jobs", "migrations")
 _MODULES: Final = {name: module for module, names in _WHERE.items() for name in names.split()}
 __all__ = [
     "__version__",
@@ -264,6 +265,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
+    if name in _PARTS:
+        return import_module(f"howdah.{name}")
     if module is None:
         raise AttributeError(f"module 'howdah' has no attribute {name!r}")
     value = getattr(import_module(f"howdah.{module}"), name)
