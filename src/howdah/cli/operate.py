@@ -89,7 +89,7 @@ def worker(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Work on the jobs of a queue until stopped (Ctrl-C or SIGTERM let running jobs finish)."""
+    """Work on the jobs of a queue until stopped (Ctrl-C or SIGTERM let running jobs finish, a second one does not)."""
     if processes < 1:
         raise InvalidInput(f"--processes {processes}: expected 1 or more")
     if processes > 1:
@@ -98,8 +98,14 @@ def worker(
     from ..jobs import JobServer
 
     ended = threading.Event()
+
+    def stop(*_: object) -> None:
+        if ended.is_set():
+            os._exit(130)  # asked twice: what hangs is left to its lease
+        ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, stop)
     with opened(store) as opened_store:
         jobs = opened_store.queue(queue)
         server = JobServer(jobs, function, workers=workers, prefetch=prefetch, lease=lease)
