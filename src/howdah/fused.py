@@ -167,31 +167,24 @@ class Searching:
         explain: bool,
     ) -> Hits[R]:
         """Fuse the lists, cut by score and limit, and turn rows into hits."""
-        places: dict[RowKey, list[Match]] = {}
-        for name, ranked in ranking.lists.items():
-            for rank, (key, value) in enumerate(ranked, 1):
-                places.setdefault(key, []).append(Match(name, rank, value))
         single = len(plan.legs) == 1
+        scored: list[tuple[RowKey, float, tuple[Match, ...]]]
         if single:
-            scores = dict(next(iter(ranking.lists.values())))
+            ((name, ranked),) = ranking.lists.items()
+            scored = [(key, value, (Match(name, rank, value),)) for rank, (key, value) in enumerate(ranked, 1)]
         else:
-            active = {n: r for n, r in ranking.lists.items() if plan.weights[n] > 0}
-            scores = plan.fusion.fuse(active, plan.weights)
-        order = sorted(scores, key=lambda key: (-scores[key], key))
+            scored = self._fused(ranking, plan)
         if plan.min_score is not None:
-            order = [key for key in order if scores[key] >= plan.min_score]
-        if plan.limit is not None:
-            order = order[: plan.limit]
+            scored = [item for item in scored if item[1] >= plan.min_score]
         metadata = next((c.name for c in self.schema.columns if c.name == "metadata" and c.kind == "json"), None)
         found = []
-        for key in order:
-            driver = ranking.rows[key]
-            row = convert(driver)
+        for key, value, matches in scored[: plan.limit]:
+            row = convert(ranking.rows[key])
             extra = None
             if metadata is not None:
                 extra = row.get(metadata) if isinstance(row, Mapping) else getattr(row, metadata, None)
             distance = ranking.distances.get(key) if single else None
-            found.append(Hit(public_key(key), row, scores[key], distance, extra, tuple(places[key])))
+            found.append(Hit(public_key(key), row, value, distance, extra, matches))
         details = None
         if explain:
             details = {
@@ -200,6 +193,17 @@ class Searching:
                 "legs": {name: {"plan": ranking.how[name], "candidates": len(r)} for name, r in ranking.lists.items()},
             }
         return Hits(found, ranking.how, details)
+
+    def _fused(self, ranking: Ranking, plan: Plan) -> list[tuple[RowKey, float, tuple[Match, ...]]]:
+        """Keys with their fused scores and places, best first, ties by key."""
+        places: dict[RowKey, list[Match]] = {}
+        for name, ranked in ranking.lists.items():
+            for rank, (key, value) in enumerate(ranked, 1):
+                places.setdefault(key, []).append(Match(name, rank, value))
+        active = {n: r for n, r in ranking.lists.items() if plan.weights[n] > 0}
+        scores = plan.fusion.fuse(active, plan.weights)
+        order = sorted(scores, key=lambda key: (-scores[key], key))
+        return [(key, scores[key], tuple(places[key])) for key in order]
 
 
 def _as_float(column: Column) -> Any:

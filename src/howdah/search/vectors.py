@@ -41,7 +41,7 @@ def hamming(left: Numbers, right: Numbers) -> float:
 def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
     """Distance of each row to ``query``: cosine ``1 − cos`` (zero vectors: 1), L2, or negative inner product."""
     if not np.abs(matrix).max(initial=0) < 1e15 or not np.abs(query).max(initial=0) < 1e15:
-        return np.array(exact_distances(list(matrix), query, metric))  # squares would overflow single precision
+        return np.array(exact_distances(matrix, query, metric))  # squares would overflow single precision
     rows = matrix.astype(np.float32, copy=False)
     wanted = query.astype(np.float32, copy=False)
     if metric == "l2":
@@ -54,9 +54,9 @@ def distances(matrix: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
         return np.where(norms > 0, 1 - np.clip(dots / norms, -1, 1), 1.0)
 
 
-def exact_distances(rows: Sequence[np.ndarray], query: np.ndarray, metric: str) -> list[float]:
+def exact_distances(rows: np.ndarray, query: np.ndarray, metric: str) -> list[float]:
     """As ``distances``, in double precision and row by row, so that a row's value depends on nothing else."""
-    matrix, wanted = np.array(rows, np.float64), query.astype(np.float64)
+    matrix, wanted = rows.astype(np.float64, copy=False), query.astype(np.float64)
     if metric == "l2":
         return np.sqrt(((matrix - wanted) ** 2).sum(axis=1)).tolist()  # type: ignore[no-any-return]  # floats
     dots = (matrix * wanted).sum(axis=1)

@@ -124,6 +124,12 @@ class SqliteDialect:
         }
         return codecs.get(column.kind)
 
+    def matrix(self, column: Column, values: Sequence[bytes]) -> np.ndarray:
+        """Stored vectors of a column as rows of double precision."""
+        assert column.vector is not None
+        numbers = np.frombuffer(b"".join(values), DTYPES[column.vector.dtype])
+        return numbers.reshape(len(values), -1).astype(np.float64)
+
     def qualify(self, table: str) -> str:
         return quote(table)
 
@@ -263,6 +269,12 @@ class PostgresDialect:
             "sparse": _sparse_from_pgvector,
         }
         return codecs.get(column.kind)
+
+    def matrix(self, column: Column, values: Sequence[bytes]) -> np.ndarray:
+        """Stored vectors of a column as rows of double precision."""
+        assert column.vector is not None
+        numbers = np.frombuffer(b"".join([v[4:] for v in values]), ">f4" if column.vector.dtype == "float32" else ">f2")
+        return numbers.reshape(len(values), -1).astype(np.float64)
 
     def qualify(self, table: str) -> str:
         return f"{quote(self.schema)}.{quote(table)}"

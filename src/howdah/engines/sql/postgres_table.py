@@ -17,6 +17,9 @@ from .search import EXACT, Found, SearchableTable, rank, scan
 _OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
 
+MOST = 100
+
+
 class PostgresTable(SearchableTable):
     """One table of a Postgres schema."""
 
@@ -25,6 +28,7 @@ class PostgresTable(SearchableTable):
     ) -> None:
         super().__init__(dialect, schema, physical, now)
         self._local_settings = local_settings
+        self._plain: dict[tuple[str, int], str] = {}
 
     def search_vector(
         self,
@@ -63,6 +67,9 @@ class PostgresTable(SearchableTable):
         encode = self.dialect.encode(column)
         assert encode is not None
         wanted = query if column.kind == "sparse" else np.asarray(query, np.float32)
+        if where is None and not exact and self.schema.ttl is None and (column.name, limit) in self._plain:
+            rows = yield Stmt(self._plain[column.name, limit], [encode(wanted)])
+            return Found(rank(self, column, rows, query, limit), "hnsw")
         params = Params(self.dialect, [encode(wanted)])
         schema = quote(self.dialect.vector_schema)
         name = f"t.{quote(column.name)}"
@@ -74,5 +81,9 @@ class PostgresTable(SearchableTable):
             keys = ", ".join(self.dialect.order(f"t.{quote(k)}", False, False) for k in self.schema.key)
             order = f"coalesce(nullif({away}, 'NaN'::float8), 1), {keys}"
         sql = f"SELECT {self._selection} FROM {self.name} t{condition} ORDER BY {order} LIMIT {limit}"
+        if where is None and not exact and self.schema.ttl is None:
+            if len(self._plain) > MOST:
+                self._plain.clear()
+            self._plain[column.name, limit] = sql
         rows = yield Stmt(sql, params.values)
-        return Found(rank(self, column, [tuple(r) for r in rows], query, limit), "exact" if exact else "hnsw")
+        return Found(rank(self, column, rows, query, limit), "exact" if exact else "hnsw")

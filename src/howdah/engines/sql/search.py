@@ -142,7 +142,7 @@ def rank(
     if column.kind == "sparse":
         away = [sparse_distance(decode(r[place]), query, column.vector.metric) for r in rows]
     elif rows:
-        away = exact_distances([decode(r[place]) for r in rows], query, column.vector.metric)
+        away = exact_distances(table.dialect.matrix(column, [r[place] for r in rows]), query, column.vector.metric)
     else:
         away = []
     ranked = sorted(zip(rows, away, strict=True), key=lambda pair: (pair[1], key_order(table, pair[0])))
