@@ -23,7 +23,7 @@ from .errors import BackendError, InvalidInput, InvalidValue, ModelUnavailable, 
 from .pages import check_limit
 from .readonly import ReadOnly
 from .rows import RowType
-from .schema import Column, build
+from .schema import Column, Kind, build
 from .store import connect_async
 from .table import AsyncTable
 from .values import INT_MAX, INT_MIN, check_name
@@ -85,7 +85,15 @@ class _Server:
         return str(found[0])
 
 
-def _kind(feature: Any) -> str:
+_TYPES: tuple[tuple[Kind, set[type]], ...] = (
+    ("boolean", {bool}),
+    ("integer", {int}),
+    ("real", {int, float}),
+    ("text", {str}),
+)
+
+
+def _kind(feature: Any) -> Kind:
     """The column kind of a feature; what is not a plain value is JSON."""
     if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel":
         return "integer"
@@ -124,7 +132,7 @@ def _hub(server: _Server, config: str | None, split: str, where: Mapping[str, An
     path = "filter" if where else "rows"
     first = server.ask(path, **query, offset=0, length=PAGE)
     try:
-        columns = [Column(f["name"], _kind(f["type"]), nullable=True) for f in first["features"]]  # type: ignore[arg-type]
+        columns = [Column(f["name"], _kind(f["type"]), nullable=True) for f in first["features"]]
         total = int(first["num_rows_total"])
     except (KeyError, TypeError, ValueError) as error:
         raise BackendError(f"data set {server._dataset}: the answer is not the protocol's: {error!r}") from error
@@ -147,9 +155,9 @@ def _hub(server: _Server, config: str | None, split: str, where: Mapping[str, An
     return columns, rows(), total
 
 
-def _guess(values: Sequence[Any]) -> str:
+def _guess(values: Sequence[Any]) -> Kind:
     kinds = {type(v) for v in values if v is not None}
-    for kind, types in (("boolean", {bool}), ("integer", {int}), ("real", {int, float}), ("text", {str})):
+    for kind, types in _TYPES:
         if kinds and kinds <= types:
             small = kind != "integer" or all(v is None or INT_MIN <= v <= INT_MAX for v in values)
             return kind if small else "json"
@@ -173,7 +181,7 @@ def _jsonl(path: Path) -> tuple[list[Column], Rows, int]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidValue(f"{path}: line {len(found) + 1} is no JSON: {error}") from error
     names = list(dict.fromkeys(n for row in found for n in row))
-    columns = [Column(n, _guess([row.get(n) for row in found]), nullable=True) for n in names]  # type: ignore[arg-type]
+    columns = [Column(n, _guess([row.get(n) for row in found]), nullable=True) for n in names]
     return columns, ({INDEX: i, **row} for i, row in enumerate(found)), len(found)
 
 
@@ -189,7 +197,7 @@ def _parquet(path: Path) -> tuple[list[Column], Rows, int]:
     except Exception as error:
         raise BackendError(f"{path}: cannot be read as Parquet: {error}") from error
     found = table.to_pylist()
-    columns = [Column(n, _guess(table.column(n).to_pylist()), nullable=True) for n in table.column_names]  # type: ignore[arg-type]
+    columns = [Column(n, _guess(table.column(n).to_pylist()), nullable=True) for n in table.column_names]
     return columns, ({INDEX: i, **row} for i, row in enumerate(found)), len(found)
 
 

@@ -133,6 +133,24 @@ def test_errors_come_back_as_they_were(run: Run) -> None:
     run(body)
 
 
+def test_a_job_stays_when_its_dead_letter_cannot_be_sent(run: Run) -> None:
+    async def handler(value: Any, ctx: JobContext) -> Any:
+        raise howdah.PermanentJobError("no use")
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        async with await howdah.connect_async("memory:") as other:
+            closed = other.queue("letters")
+        for letters, left in ((closed, True), (store.queue("letters"), False)):
+            job = await queue.add("x")
+            server = AsyncJobServer(queue, handler, keep_failed=0, dead_letter_to=letters)
+            async with server:
+                while server.stats().failed == 0:
+                    await asyncio.sleep(0.005)
+            assert (await queue.get(job) is not None) == left
+
+    run(body)
+
+
 def test_retries_stop_at_the_cap_with_the_last_real_error(run: Run) -> None:
     tries: list[int] = []
 

@@ -332,6 +332,26 @@ def test_sparse_search(store: Store) -> None:
             kv.search([1.0])
 
 
+def test_capabilities_tell_what_a_search_can_do(store: Store) -> None:
+    for name, options, expected in (
+        ("c_dense", {"dim": 2}, (True, False, False)),
+        ("c_sparse", {"sparse_dim": 9}, (False, True, False)),
+        ("c_both", {"dim": 2, "sparse_dim": 9}, (True, True, True)),
+        ("c_text", {"dim": 2, "text": ["content"]}, (True, False, True)),
+        ("c_later", {"text": ["content"]}, (True, False, True)),
+    ):
+        vectors = store.vectors(name, **options)
+        found = vectors.capabilities
+        assert (found.dense, found.sparse, found.hybrid) == expected, name
+        assert (found.fusion, found.filter, found.consistency) == (("rrf", "dbsf"), "pre", "strong")
+        if not found.dense:
+            with pytest.raises(Unsupported):
+                vectors.search([1.0, 0.0])
+        if not found.sparse:
+            with pytest.raises(Unsupported):
+                vectors.search(sparse=([1], [1.0]))
+
+
 def test_hybrid_scores(store: Store) -> None:
     kv = store.vectors("h", dim=2, text={"content": 1})
     kv.put_many(

@@ -178,8 +178,8 @@ class Queue:
     def stream(self, id: str, *, since: int = 0) -> Iterator[Any]:
         """The events of a job after number ``since``, then those that come, until it has finished.
 
-        Raises ``JobNotFound``, and ``LimitExceeded`` when events that are asked for are no longer kept (8 MiB a job are, and
-        30 seconds beyond its end).
+        The last 8 MiB of a job's events are kept, until 30 seconds after its end: a stream opened later is empty. Raises
+        ``JobNotFound``, and ``LimitExceeded`` when events after ``since`` had to make room for newer ones.
         """
         return iterate(self._run, self._async.stream(id, since=since))
 

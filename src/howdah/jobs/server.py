@@ -111,6 +111,7 @@ class AsyncJobServer(Emitting):
         self._keep = {s: seconds(k, "keep", zero=True) for s, k in kept.items() if k is not None}
         self._dead_letter_to = dead_letter_to
         self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None]]] = {}
+        self._reporting: set[asyncio.Task[None]] = set()
         self._ready: deque[AsyncClaim] = deque()
         self._outcomes: list[Outcome] = []
         self._wake = asyncio.Event()
@@ -181,6 +182,8 @@ class AsyncJobServer(Emitting):
             with suppress(asyncio.CancelledError):
                 await main
         await self._give_back()  # what a claim under way has brought since
+        if self._reporting:  # dead letters and limiters may still be written to
+            await asyncio.wait(self._reporting, timeout=GRACE + MOST_POLL)
         self._threads.close()
         self._threads = Threads()
         self._engine.users.discard(self)
@@ -289,6 +292,8 @@ class AsyncJobServer(Emitting):
         attempt = Attempt(self, claim, token)
         task = asyncio.get_running_loop().create_task(self._run(attempt))
         self._running[attempt.key] = attempt, task
+        self._reporting.add(task)
+        task.add_done_callback(self._reporting.discard)
         if self._listeners is not None:
             self._tell("job_start", claim.job)
         return True
@@ -328,23 +333,19 @@ class AsyncJobServer(Emitting):
             self._tell("job_error", claim.id, ended.error)
         elif ended.kind in ("retry", "disabled"):
             self._tell(f"job_{ended.kind}", claim.id)
+        # What fails here is told by the caller; the job then stays where it is, also with nothing kept.
         if ended.kind in ("error", "exhausted") and self._dead_letter_to is not None:
-            await self._dead_letter(claim, ended)
-        if self._keep.get({"disabled": "DISABLED"}.get(ended.kind, "FAILED")) == 0 and ended.kind in counted:
-            if ended.kind != "retry":
-                with suppress(Error):
-                    await self._queue.delete(claim.id)
+            await self._dead_letter(claim, self._dead_letter_to)
+        status = {"error": "FAILED", "exhausted": "FAILED", "aborted": "FAILED", "disabled": "DISABLED"}.get(ended.kind)
+        if status is not None and self._keep.get(status) == 0:
+            await self._queue.delete(claim.id)
 
-    async def _dead_letter(self, claim: AsyncClaim, ended: Ended) -> None:
-        assert self._dead_letter_to is not None
+    async def _dead_letter(self, claim: AsyncClaim, to: AsyncQueue) -> None:
         letter = {"queue": self._queue.name, "id": claim.id, "run_id": claim.job.run_id, "input": claim.input}
-        try:
-            job = await self._queue.get(claim.id)
-            if job is not None:
-                letter |= {"error": job.error, "error_code": job.error_code, "attempts": job.attempts}
-            await self._dead_letter_to.add(letter)
-        except Error as error:
-            log.warning("job %s: its dead letter could not be sent: %s", claim.id, error)
+        job = await self._queue.get(claim.id)
+        if job is not None:
+            letter |= {"error": job.error, "error_code": job.error_code, "attempts": job.attempts}
+        await to.add(letter)
 
     async def _write(self) -> None:
         outcomes, self._outcomes = self._outcomes, []

@@ -141,7 +141,8 @@ class AsyncVectors(Generic[R]):
         schema = self._known.schema if self._known is not None else None
         sparse = bool(schema and schema.sparse_vectors)
         dense = schema is None or bool(schema.vectors)
-        legs = dense + sparse + bool(schema and schema.text)
+        text = schema.text if schema is not None else self._shape is not None and self._shape.text
+        legs = dense + sparse + bool(text)
         return replace(self._engine.capabilities, dense=dense, sparse=sparse, hybrid=legs > 1, filter="pre")
 
     @property
