@@ -20,8 +20,8 @@ from howdah.blocking.store import Store
 from howdah.engines.sql.embedded import EmbeddedServer
 from howdah.store import AsyncStore, open_engine
 
-ENGINES = ("memory", "sqlite", "sqlite-loop", "pg", "server")
-PERSISTENT = ("sqlite", "pg", "server")
+ENGINES = ("memory", "sqlite", "sqlite-loop", "files", "pg", "server")
+PERSISTENT = ("sqlite", "files", "pg", "server")
 _numbers = itertools.count()
 
 
@@ -84,6 +84,8 @@ def url_for(servers: Servers, tmp_path: Path) -> Callable[[str], str]:
         number = f"t{os.getpid()}_{next(_numbers)}"
         if engine == "memory":
             return "memory:"
+        if engine == "files":
+            return f"files:{tmp_path / number}"
         if engine.startswith("sqlite"):
             return str(tmp_path / f"{number}.db")
         base = servers.embedded() if engine == "pg" else servers.server()
@@ -135,8 +137,8 @@ SUPPORT_HEAD = """# What each engine does
 How many tests of the contract suite pass on each engine; "–" is a part that has nothing to do with that engine. Written by
 `make support`.
 
-| | memory | SQLite file | SQLite, async | embedded Postgres | Postgres server |
-|---|---|---|---|---|---|
+| | memory | SQLite file | SQLite, async | JSON files | embedded Postgres | Postgres server |
+|---|---|---|---|---|---|---|
 """
 
 

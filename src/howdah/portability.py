@@ -8,7 +8,6 @@ UUIDs text, sparse vectors ``[indices, values]``, JSON ``[value]``, so that its 
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import json
@@ -17,15 +16,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
-from uuid import UUID
 
-import numpy as np
-
-from .check import DTYPES
+from . import rowjson
 from .criteria import Order
 from .engines.base import Engine, innermost
 from .errors import BackendError, Conflict, Corrupt, InvalidInput, NotFound, TransactionError
@@ -54,33 +48,12 @@ Progress = Callable[[str, int], None]
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 
 
-def _out(column: Column) -> Callable[[Any], Any] | None:
-    codecs: dict[str, Callable[[Any], Any]] = {
-        "timestamp": lambda v: v.isoformat(timespec="microseconds"),
-        "uuid": str,
-        "decimal": str,
-        "bytes": lambda v: base64.b64encode(v).decode(),
-        "vector": lambda v: base64.b64encode(v.astype(v.dtype.newbyteorder("<")).tobytes()).decode(),
-        "sparse": lambda v: [v[0].tolist(), [float(x) for x in v[1]]],
-        "json": lambda v: [v],
-    }
-    return codecs.get(column.kind)
+def _out(column: Column) -> Callable[[Any], Any]:
+    return (lambda v: [v]) if column.kind == "json" else rowjson.writer(column)
 
 
-def _in(column: Column) -> Callable[[Any], Any] | None:
-    kinds: dict[str, Callable[[Any], Any]] = {
-        "timestamp": datetime.fromisoformat,
-        "uuid": UUID,
-        "decimal": Decimal,
-        "bytes": lambda v: base64.b64decode(v, validate=True),
-        "real": float,
-        "sparse": lambda v: (v[0], v[1]),
-        "json": lambda v: v[0],
-    }
-    if column.kind == "vector" and column.vector is not None:
-        dtype = np.dtype(DTYPES[column.vector.dtype]).newbyteorder("<")
-        return lambda v: np.frombuffer(base64.b64decode(v, validate=True), dtype)
-    return kinds.get(column.kind)
+def _in(column: Column) -> Callable[[Any], Any]:
+    return (lambda v: v[0]) if column.kind == "json" else rowjson.reader(column)
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
@@ -173,7 +146,7 @@ async def _export_table(
         for driver in rows:
             row = read(driver)
             there = zip(codecs, driver, strict=False)
-            own.update(lines.write([None if d is None else row[n] if c is None else c(row[n]) for (n, c), d in there]))
+            own.update(lines.write([None if d is None else c(row[n]) for (n, c), d in there]))
         total += len(rows)
         if progress is not None:
             progress(name, total)
@@ -326,7 +299,7 @@ class _Loader:
             return
         row = []
         for (codec, check), value in zip(self._codecs, values, strict=True):
-            row.append(None if value is None else check(value if codec is None else codec(value)))
+            row.append(None if value is None else check(codec(value)))
             self._size += len(value) if isinstance(value, str) else 64
         self._batch.append(row)
         if len(self._batch) >= BATCH or self._size >= SIZE:

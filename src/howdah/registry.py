@@ -14,6 +14,7 @@ from .urls import KNOWN, Url
 Opener = Callable[..., Awaitable[Engine]]
 _BUILT_IN: Final = {
     "sqlite": "howdah.engines.sql.open:open_sqlite",
+    "files": "howdah.engines.sql.open:open_files",
     "memory": "howdah.engines.sql.open:open_memory",
     "postgresql": "howdah.engines.sql.open:open_postgres",
     "pg": "howdah.engines.sql.open:open_embedded",

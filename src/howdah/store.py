@@ -364,7 +364,7 @@ async def connect_async(
     pooler: bool | None = None,
     telemetry: Any = None,
 ) -> AsyncStore:
-    """Open a store: ``agent.db``, ``memory:``, ``postgresql://…`` or ``pg:./data``.
+    """Open a store: ``agent.db``, ``memory:``, ``postgresql://…``, ``pg:./data`` or ``files:./dir``.
 
     ``schema`` is the Postgres schema of the tables (``howdah``); ``create=False`` runs no DDL (``SetupRequired`` when
     something is missing); ``pool`` is an asyncpg pool of yours, used and never closed; ``clock`` gives seconds since 1970;

@@ -44,7 +44,7 @@ def spawn(url: str, name: str, log: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WRITER, url, name, str(log)], stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "pg"])
+@pytest.mark.parametrize("engine", ["sqlite", "files", "pg"])
 def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[str], str], tmp_path: Path) -> None:
     url = url_for(engine)
     random_ = random.Random(1)
@@ -79,6 +79,7 @@ def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[s
         stored.discard("total")
         assert {r["id"] for r in docs.query(select=["id"])} == stored
         assert {h.key for h in docs.search(text="common", limit=None)} == stored
+        assert engine != "files" or stored == {f.stem for f in Path(url[6:], "docs").glob("[!_]*.json")}
 
 
 COUNTER = """
@@ -90,7 +91,7 @@ with howdah.connect(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "pg"])
+@pytest.mark.parametrize("engine", ["sqlite", "files", "pg"])
 def test_many_processes_change_one_record(engine: str, url_for: Callable[[str], str]) -> None:
     url = url_for(engine)
     running = [subprocess.Popen([sys.executable, "-c", COUNTER, url, "60"], stderr=subprocess.PIPE) for _ in range(6)]

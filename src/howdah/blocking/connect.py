@@ -23,7 +23,7 @@ def connect(
     pooler: bool | None = None,
     telemetry: Any = None,
 ) -> Store:
-    """Open a store: ``agent.db``, ``memory:``, ``postgresql://…`` or ``pg:./data``; arguments as for ``connect_async``."""
+    """Open a store: ``agent.db``, ``memory:``, ``postgresql://…``, ``pg:./data`` or ``files:./dir``; arguments as for ``connect_async``."""
     run: Runner = Inline() if parse(url).scheme in ("sqlite", "memory") else Portal()
     options = {"schema": schema, "create": create, "pool": None, "clock": clock, "busy_timeout": busy_timeout,
                "pool_size": pool_size, "pooler": pooler}  # fmt: skip

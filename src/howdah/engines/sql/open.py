@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import InvalidInput
 from ...registry import option
 from ...urls import Url
-from . import scratch
+from . import mirror, scratch
 from .sqlite import SqliteEngine
 
 
@@ -25,6 +25,21 @@ async def open_sqlite(url: Url, *, inline: bool, options: dict[str, Any]) -> Sql
         raise InvalidInput(f"{url.text}: name a file, e.g. agent.db")
     return SqliteEngine(
         url.rest,
+        inline=inline,
+        create=options["create"],
+        busy_timeout=option(url, options, "busy_timeout", 120.0, float),
+        clock=options["clock"] or time.time,
+    )
+
+
+async def open_files(url: Url, *, inline: bool, options: dict[str, Any]) -> SqliteEngine:
+    """A directory with one JSON file per row."""
+    _refuse_unknown(url, ("busy_timeout",))
+    if not url.rest:
+        raise InvalidInput(f"{url.text}: name a directory, e.g. files:./notes")
+    return SqliteEngine(
+        mirror.prepare(url.rest),
+        files=url.rest,
         inline=inline,
         create=options["create"],
         busy_timeout=option(url, options, "busy_timeout", 120.0, float),

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import apsw
 
-from ...errors import BackendError, Closed, Corrupt, StartupError, TransactionError
+from ...errors import BackendError, Closed, Corrupt, SetupRequired, StartupError, TransactionError
 from ...migrations import Migration
 from ...schema import Schema
 from ..base import Capabilities, Node, Status, Work, innermost
@@ -24,6 +24,7 @@ from . import scratch, upkeep
 from .connection import open_connection, run, translate
 from .dialect import SqliteDialect
 from .migrating import Migrating
+from .mirror import ROOT_FILE, SYSTEM, Mirror
 from .setup import Setup, system_ddl
 from .signals import TICK, Looker, Signals
 from .sqlite_table import SqliteTable
@@ -48,7 +49,8 @@ class _Reader:
 
 
 class SqliteEngine:
-    """One store's connections. ``inline`` runs everything in the caller's thread, for the blocking face."""
+    """One store's connections. ``inline`` runs everything in the caller's thread, for the blocking face; ``files`` is a
+    directory that shows every row as a file."""
 
     name = "sqlite"
     scope = "cluster"
@@ -59,6 +61,7 @@ class SqliteEngine:
         path: str,
         *,
         memory: bool = False,
+        files: str | None = None,
         inline: bool = False,
         create: bool = True,
         busy_timeout: float = 120,
@@ -72,7 +75,7 @@ class SqliteEngine:
         self.users: set[Any] = set()
         self.setup = Setup(self.dialect, create=create)
         self.now = clock
-        self.place = "memory:" if memory else path
+        self.place = "memory:" if memory else files or path
         self._memory = memory
         self._uri = f"file:{quote(os.path.abspath(path))}"
         self._busy_timeout = busy_timeout
@@ -90,6 +93,8 @@ class SqliteEngine:
         self.writer = Writer(connection, turn, self.place)
         try:
             self._prepare(connection, turn, create)
+            if files is not None:
+                self._mirror(connection, files, create)
         except BaseException:
             connection.close()
             turn.close()
@@ -119,6 +124,27 @@ class SqliteEngine:
             raise translate(error, self.place) from error
         finally:
             turn.give()
+
+    def _mirror(self, connection: apsw.Connection, folder: str, create: bool) -> None:
+        """Show every row as a file from now on, and take over what was edited by hand."""
+        if (
+            not create
+            and not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_howdah_tables'").fetchall()
+        ):
+            if os.path.exists(os.path.join(folder, ROOT_FILE)):
+                raise SetupRequired(
+                    f"{folder}: the index of its files is missing and create=False: run `howdah migrate`"
+                )
+            return  # there is nothing yet, and nothing will be made
+        connection.execute(SYSTEM)
+        mirror = self.writer.mirror = Mirror(folder, self.table, self.setup)
+        self.writer.begin()
+        try:
+            mirror.read_back(connection)
+        except BaseException as error:
+            self.writer.rollback()
+            raise (translate(error, self.place) if isinstance(error, apsw.Error) else error) from error
+        self.writer.commit()
 
     # Running operations ------------------------------------------------------------------------------------------
 

@@ -11,13 +11,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
 from ...errors import Closed, TransactionError
 from ..base import Once, Work
 from .connection import run, translate
+
+if TYPE_CHECKING:
+    from .mirror import Mirror
 
 fcntl: ModuleType | None
 try:
@@ -119,6 +122,7 @@ class Writer:
         self.connection = connection
         self.turn = turn
         self.place = place
+        self.mirror: Mirror | None = None
         self.lock = threading.Lock()
         self.owner: int | None = None
         self._here: deque[Item] = deque()
@@ -230,24 +234,34 @@ class Writer:
         self.turn.take()
         try:
             self.connection.execute("BEGIN IMMEDIATE")
-        except apsw.Error as error:
-            self.turn.give()
-            raise translate(error, self.place) from error
+            if self.mirror is not None:
+                self.mirror.begin(self.connection)
+        except BaseException as error:
+            self.rollback()
+            raise (translate(error, self.place) if isinstance(error, apsw.Error) else error) from error
 
     def commit(self) -> None:
         """Make the transaction durable and give up the turn."""
         try:
+            if self.mirror is not None:
+                self.mirror.prepare(self.connection)
             self.connection.execute("COMMIT")
-        except apsw.Error as error:
+        except BaseException as error:
             self.rollback()
-            raise translate(error, self.place) from error
-        self.turn.give()
+            raise (translate(error, self.place) if isinstance(error, apsw.Error) else error) from error
+        try:
+            if self.mirror is not None:
+                self.mirror.publish(self.connection)
+        finally:
+            self.turn.give()
 
     def rollback(self) -> None:
         """Undo the transaction and give up the turn."""
         with suppress(apsw.Error):
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
+        if self.mirror is not None:
+            self.mirror.roll_back()
         self.turn.give()
 
     def _commit(self, batch: list[Item]) -> None:
@@ -277,12 +291,11 @@ class Writer:
                         execute("ROLLBACK TO item")
                         execute("RELEASE item")
                     elif not item.single and self.connection.in_transaction:
-                        execute("ROLLBACK")
-                        self.turn.give()
+                        self.rollback()
                         return
                 if not self.connection.in_transaction:
                     # SQLite itself rolled everything back (disk full, I/O error): nothing of this batch is there.
-                    self.turn.give()
+                    self.rollback()
                     for other in batch:
                         other.error = other.error or error
                     return
