@@ -144,6 +144,9 @@ if TYPE_CHECKING:
         sparse as sparse,
         vector as vector,
     )
+    from .sealing import (
+        Keyring as Keyring,
+    )
     from .search.fusion import (
         DBSF as DBSF,
         RRF as RRF,
@@ -238,6 +241,7 @@ _WHERE: Final = {
     "pages": "Page",
     "portability": "Summary",
     "resolution": "AsyncRegistry NotRegistered Registry",
+    "sealing": "Keyring",
     "schema": "HNSW Auto sparse vector",
     "search.fusion": "DBSF RRF",
     "store": "AsyncStore connect_async",

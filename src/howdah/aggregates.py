@@ -58,9 +58,10 @@ def check(name: str, found: object, schema: Schema) -> Aggregate:
         )
     if found.column is None:
         return found
-    kind = schema.column(found.column).kind
+    column = schema.column(found.column)
+    kind, shown = column.kind, column.describe()
     if found.function in ("sum", "avg") and kind not in ("integer", "real", "decimal"):
-        raise InvalidInput(f"aggregate {name!r}: {found.function} needs a number column, {found.column!r} is {kind}")
+        raise InvalidInput(f"aggregate {name!r}: {found.function} needs a number column, {found.column!r} is {shown}")
     if found.function in ("min", "max") and kind in UNSORTABLE:
-        raise InvalidInput(f"aggregate {name!r}: {found.column!r} is {kind} and has no order")
+        raise InvalidInput(f"aggregate {name!r}: {found.column!r} is {shown} and has no order")
     return found

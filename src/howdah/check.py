@@ -119,6 +119,8 @@ def checker(column: Column, *, key: bool = False) -> Checker:
 
     ``key`` limits text to 2,000 bytes of UTF-8, as key and unique columns do on every engine.
     """
+    if column.sealed is not None:
+        return column.sealed.check
     where, kind = f"column {column.name!r}", column.kind
     if kind == "text":
 

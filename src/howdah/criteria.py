@@ -324,6 +324,8 @@ def check(where: Criteria, schema: Schema) -> Criteria:
     if isinstance(where, Constant):
         return where
     column = schema.column(where.column)
+    if column.sealed is not None and not (isinstance(where, Null) and not where.path):
+        raise InvalidFilter(f"column {column.name!r} is encrypted: it can only be compared with null")
     if where.path and column.kind != "json":
         raise InvalidFilter(f"column {column.name!r} is {column.kind}; only JSON columns have paths")
     for part in where.path:

@@ -19,7 +19,9 @@ def check_on(on: Any, left: Schema, right: Schema) -> dict[str, str]:
     for mine, theirs in on.items():
         a, b = left.column(mine), right.column(theirs)
         if a.kind in UNSORTABLE or (a.kind != b.kind and not {a.kind, b.kind} <= _NUMBERS):
-            raise InvalidInput(f"on: {left.name}.{mine} is {a.kind} and {right.name}.{theirs} is {b.kind}: never equal")
+            raise InvalidInput(
+                f"on: {left.name}.{mine} is {a.describe()} and {right.name}.{theirs} is {b.describe()}: never equal"
+            )
     return dict(on)
 
 

@@ -75,7 +75,8 @@ class Listing(Running[R]):
         """
         groups = (by,) if isinstance(by, str) else tuple(by)
         for name in groups:
-            if self._schema.column(name).kind in ("json", "vector", "sparse"):
+            column = self._schema.column(name)
+            if column.kind in ("json", "vector", "sparse") or column.sealed is not None:
                 raise InvalidInput(f"{self._schema.name}: rows cannot be grouped by {name!r}")
         if not values:
             raise InvalidInput(f"{self._schema.name}: name at least one aggregate, e.g. n=count_()")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from .errors import InvalidInput, InvalidName, UnknownColumn
 from .values import MISSING, check_name
@@ -74,9 +74,21 @@ def sparse(dim: int, *, metric: Literal["cosine", "ip"] = "cosine") -> VectorTyp
     return VectorType(dim, "float32", metric, None, sparse=True)
 
 
+class Sealing(Protocol):
+    """How the values of an encrypted column become bytes and back."""
+
+    kind: Kind
+
+    def check(self, value: Any) -> bytes: ...
+    def open(self, sealed: bytes) -> Any: ...
+    def current(self, sealed: bytes) -> bool: ...
+    def reseal(self, sealed: bytes) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name, kind, whether it may be null, its default, and what a vector needs to know."""
+    """One column: its name, kind as it is stored, whether it may be null, its default, what a vector needs to know, and how
+    it is encrypted."""
 
     name: str
     kind: Kind
@@ -84,12 +96,13 @@ class Column:
     default: Any = MISSING
     auto: bool = False
     vector: VectorType | None = None
+    sealed: Sealing | None = field(default=None, compare=False, repr=False)
 
     def describe(self) -> str:
         """The type in words, for messages."""
         if self.vector is not None:
             return f"{'sparse' if self.vector.sparse else 'vector'}({self.vector.dim})"
-        return self.kind
+        return self.kind if self.sealed is None else f"encrypted {self.sealed.kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +274,7 @@ def _check(schema: Schema) -> None:
         for name in used:
             if schema.column(name).kind in UNSORTABLE:
                 raise InvalidInput(
-                    f"{where}: column {name!r} is {schema.column(name).kind} and cannot be a key or index"
+                    f"{where}: column {name!r} is {schema.column(name).describe()} and cannot be a key or index"
                 )
     autos = [c for c in schema.columns if c.auto]
     if len(autos) > 1 or any(c.name not in schema.key for c in autos):
@@ -272,7 +285,7 @@ def _check(schema: Schema) -> None:
         raise InvalidInput(f"{where}: client_keys={schema.client_keys!r}: 'if-missing', 'never' or 'always'")
     for name, weight in schema.text.items():
         if schema.column(name).kind != "text":
-            raise InvalidInput(f"{where}: text index on {name!r}, which is {schema.column(name).kind}, not text")
+            raise InvalidInput(f"{where}: text index on {name!r}, which is {schema.column(name).describe()}, not text")
         if not 0 < weight <= 100:
             raise InvalidInput(f"{where}: text weight {weight} of {name!r}: expected more than 0, at most 100")
     if len(schema.text) > 8:

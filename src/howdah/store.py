@@ -20,6 +20,7 @@ from .portability import Progress, Summary, export_store, import_store
 from .readonly import ReadOnly
 from .rows import RowType, row_type
 from .schema import ClientKeys, build
+from .sealing import Keyring, seal_columns
 from .stores.blobs import AsyncBlobs
 from .stores.kv import AsyncKV
 from .stores.limiter import AsyncLimiter
@@ -107,21 +108,26 @@ class AsyncStore:
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
         migrations: Sequence[Migration] = (),
+        encrypted: Sequence[str] = (),
+        keys: Keyring | None = None,
     ) -> AsyncTable[Any]:
         """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
 
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Raises ``InvalidInput`` saying what does not fit.
+        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Columns in
+        ``encrypted`` are stored under the keys of a ``Keyring``; they cannot be searched or ordered by. Raises
+        ``InvalidInput`` saying what does not fit.
         """
         rows, name = _described(model_or_name, schema)
         if self._prefix:
             raise InvalidInput(
                 "a scoped store has key-values, records, vectors and blobs; for tables use the store itself"
             )
+        columns = seal_columns(physical_name(name), rows.columns, encrypted, keys)
         made = build(
-            name, rows.columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
+            name, columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
         )
         steps = check_migrations(migrations)
         return self._traced(AsyncTable(self._engine, made, rows, physical_name(name), migrations=steps), name)

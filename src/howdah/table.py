@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from .cached import AsyncCached
 from .changes import AsyncChanges, Change, subscribe
-from .criteria import Columns, Order, Where, resolve_order
+from .criteria import And, Columns, Compare, Order, Where, resolve_order
 from .engines.base import Engine, Op, innermost
 from .errors import InvalidInput
 from .fused import Searching
@@ -26,6 +27,7 @@ from .values import MISSING, as_list
 R = TypeVar("R")
 T = TypeVar("T")
 Driver = list[Any]
+BATCH = 500
 
 
 class AsyncTable(Listing[R]):
@@ -129,6 +131,33 @@ class AsyncTable(Listing[R]):
 
         made = iter(await self._write(work, single=single, operation="put"))
         return [next(made) if isinstance(slot, list) else unique[slot] for slot in slots]
+
+    async def reencrypt(self) -> int:
+        """Encrypt anew, under the keyring's current key, what is encrypted under another; how many rows. Safe to run while
+        others write, and again after it was cut short."""
+        if all(c.sealed is None for c in self._schema.columns):
+            raise InvalidInput(f"{self._schema.name}: no column is encrypted")
+        orders = [Order(k) for k in self._schema.key]
+        after: list[Any] | None = None
+        total = 0
+        while True:
+            rows, after = await self._page(None, orders, BATCH, after)
+            total += int(await self._write(partial(self._resealing, rows), operation="reencrypt"))
+            if after is None:
+                return total
+
+    def _resealing(self, rows: Sequence[Sequence[Any]]) -> Op[int]:
+        """Seal anew what is under another key, in rows that are still as they were read."""
+        total = 0
+        sealed = [(i, c.name, c.sealed) for i, c in enumerate(self._schema.columns) if c.sealed is not None]
+        for row in rows:
+            old = {n: (s, row[i]) for i, n, s in sealed if row[i] is not None and not s.current(row[i])}
+            if old:
+                key = tuple(row[i] for i in self._ops.key_places)
+                same = And(tuple(Compare(n, "=", v) for n, (_, v) in old.items()))
+                new = {n: s.reseal(v) for n, (s, v) in old.items()}
+                total += len((yield from self._ops.update([key], same, new, self._schema.key)))
+        return total
 
     async def create(self, row: R | Mapping[str, Any]) -> R | None:
         """Insert a row only if its key is free (an expired row counts as absent); ``None`` if it is not.

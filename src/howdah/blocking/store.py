@@ -14,6 +14,7 @@ from ..errors import Conflict
 from ..migrations import Migration, MigrationProgress
 from ..portability import Progress, Summary
 from ..schema import ClientKeys
+from ..sealing import Keyring
 from ..store import AsyncStore, T
 from .blobs import Blobs
 from .corpus import Corpus
@@ -70,13 +71,17 @@ class Store:
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
         migrations: Sequence[Migration] = (),
+        encrypted: Sequence[str] = (),
+        keys: Keyring | None = None,
     ) -> Table[Any]:
         """A table of rows declared by a pydantic model, dataclass, TypedDict or JSON Schema.
 
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Raises ``InvalidInput`` saying what does not fit.
+        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Columns in
+        ``encrypted`` are stored under the keys of a ``Keyring``; they cannot be searched or ordered by. Raises
+        ``InvalidInput`` saying what does not fit.
         """
         return Table(
             self._async.table(
@@ -89,6 +94,8 @@ class Store:
                 ttl=ttl,
                 client_keys=client_keys,
                 migrations=migrations,
+                encrypted=encrypted,
+                keys=keys,
             ),
             self._run,
         )

@@ -55,6 +55,11 @@ class Table(Generic[R]):
         """Put many rows at once, all or none; ``result[i]`` belongs to ``rows[i]``. Of equal keys the last wins."""
         return self._run(self._async.put_many(rows))
 
+    def reencrypt(self) -> int:
+        """Encrypt anew, under the keyring's current key, what is encrypted under another; how many rows. Safe to run while
+        others write, and again after it was cut short."""
+        return self._run(self._async.reencrypt())
+
     def create(self, row: R | Mapping[str, Any]) -> R | None:
         """Insert a row only if its key is free (an expired row counts as absent); ``None`` if it is not.
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", envvar="HOWDAH_URL", metavar="URL", help="agent.db, postgresql://…, pg:./data or files:./dir"),
+    typer.Option(
+        "--store", envvar="HOWDAH_URL", metavar="URL", help="agent.db, postgresql://…, pg:./data or files:./dir"
+    ),
 ]
 CorpusOption = Annotated[str, typer.Option("--corpus", envvar="HOWDAH_CORPUS", metavar="NAME", help="Which index.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

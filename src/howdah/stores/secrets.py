@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from ..cipher import Cipher, derive
 from ..engines.base import Engine, Op
 from ..errors import Corrupt, InvalidInput, Locked, Unsupported, WrongPassphrase
 from ..values import KEEP, check_text, decode_json, encode_json, seconds, utc
-from .cipher import Cipher, derive
 from .common import Duration, check_key
 from .kv import AsyncKV
 

@@ -42,7 +42,7 @@ class ReadableTable:
         self.versioned = schema.vectors if dialect.name == "sqlite" else ()
         self.hidden = ((DOC,) if self.text else ()) + tuple(version_column(c.name) for c in self.versioned)
         self._encoding = [(i, e) for i, c in enumerate(schema.columns) if (e := dialect.encode(c)) is not None]
-        self.decoders = {c.name: dialect.decode(c) for c in schema.columns}
+        self.decoders = {c.name: dialect.decode(c) if c.sealed is None else c.sealed.open for c in schema.columns}
         self.key_places = [schema.names.index(k) for k in schema.key]
         self._for_update = " FOR UPDATE" if dialect.name == "postgres" else ""
         self._compile()

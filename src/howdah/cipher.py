@@ -1,4 +1,4 @@
-"""Encryption of values at rest: AES-256-GCM under keys made from a passphrase, with the key's number in front."""
+"""Encryption of values at rest: AES-256-GCM under keys that are given, or made from a passphrase."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import binascii
 import os
 from typing import Any, Final
 
-from ..errors import Corrupt, ModelUnavailable, WrongPassphrase
+from .errors import Corrupt, ModelUnavailable, WrongPassphrase
 
 NONCE: Final = 12
 
@@ -35,20 +35,28 @@ class Cipher:
         aesgcm, self._bad = _library()
         self._aead = aesgcm(key)
 
-    def seal(self, text: str, context: str) -> str:
-        """Text, encrypted under a fresh nonce, as base64."""
+    def encrypt(self, data: bytes, context: str) -> bytes:
+        """A fresh nonce and the data encrypted under it."""
         nonce = os.urandom(NONCE)
-        return base64.b64encode(nonce + self._aead.encrypt(nonce, text.encode(), context.encode())).decode()
+        return bytes(nonce + self._aead.encrypt(nonce, data, context.encode()))
+
+    def decrypt(self, sealed: bytes, context: str) -> bytes:
+        """The data; ``WrongPassphrase`` when this key did not encrypt it there, ``Corrupt`` when nothing did."""
+        if len(sealed) < NONCE + 16:
+            raise Corrupt(f"{context}: what is stored is not encrypted")
+        try:
+            return bytes(self._aead.decrypt(sealed[:NONCE], sealed[NONCE:], context.encode()))
+        except self._bad as error:
+            raise WrongPassphrase(f"{context}: this key does not open what is stored, or it was changed") from error
+
+    def seal(self, text: str, context: str) -> str:
+        """Text, encrypted, as base64."""
+        return base64.b64encode(self.encrypt(text.encode(), context)).decode()
 
     def open(self, sealed: str, context: str) -> str:
-        """The text; ``WrongPassphrase`` when this key did not seal it there, ``Corrupt`` when it is no sealed text."""
+        """The text that ``seal`` was given."""
         try:
             data = base64.b64decode(sealed.encode(), validate=True)
         except (binascii.Error, UnicodeEncodeError) as error:
             raise Corrupt(f"{context}: what is stored is not encrypted text") from error
-        if len(data) < NONCE + 16:
-            raise Corrupt(f"{context}: what is stored is not encrypted text")
-        try:
-            return str(self._aead.decrypt(data[:NONCE], data[NONCE:], context.encode()).decode())
-        except self._bad as error:
-            raise WrongPassphrase(f"{context}: this key does not open what is stored, or it was changed") from error
+        return self.decrypt(data, context).decode()
