@@ -192,7 +192,7 @@ async def _finished(queue: Any, count: int) -> None:
     """A past: jobs that have been completed."""
     names = queue._ops.schema.names
     for start in range(0, count, 5000):
-        rows = [queue._row(n, 0, None, 0, 10, None, "past", False) for n in range(start, start + 5000)]
+        rows = [*queue._rows(range(start, start + 5000), fingerprint="past")]
         for row in rows:
             for name, value in (("status", "COMPLETED"), ("due_at", None), ("completed_at", 1), ("output", "null")):
                 row[names.index(name)] = value

@@ -67,7 +67,7 @@ def public_classes() -> dict[str, str]:
 
 
 CLASSES = public_classes()
-MIXINS = {"Emitting": "events", "Finding": "stores/finding", "Listing": "listing"}
+MIXINS = {"Adding": "stores/adding", "Emitting": "events", "Finding": "stores/finding", "Listing": "listing"}
 
 
 def mixin_sources(node: ast.ClassDef) -> dict[str, str]:

@@ -13,6 +13,16 @@ _last = 0
 
 def uuid7(clock_ms: int | None = None) -> UUID:
     """A new UUID of version 7; ``clock_ms`` is milliseconds since 1970, now if left out."""
+    return UUID(int=_number(clock_ms))
+
+
+def uuid7_text(clock_ms: int | None = None) -> str:
+    """``str(uuid7())``, made in less time."""
+    digits = f"{_number(clock_ms):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _number(clock_ms: int | None) -> int:
     global _last
     now = time.time_ns() // 1_000_000 if clock_ms is None else clock_ms
     random = int.from_bytes(os.urandom(8), "big")
@@ -20,5 +30,4 @@ def uuid7(clock_ms: int | None = None) -> UUID:
         # 48 bits of time and 12 of a counter, so that keys made in one millisecond still ascend.
         stamp = max(now << 12, _last + 1)
         _last = stamp
-    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random >> 2
-    return UUID(int=value)
+    return (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random >> 2

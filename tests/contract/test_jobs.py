@@ -151,6 +151,37 @@ def test_a_job_stays_when_its_dead_letter_cannot_be_sent(run: Run) -> None:
     run(body)
 
 
+def test_what_fails_by_time_is_sent_to_the_dead_letters_too(run: Run) -> None:
+    async def handler(value: Any, ctx: JobContext) -> None: ...
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        letters = store.queue("letters")
+        lost = await queue.add("lost", max_attempts=1, run_id="r")
+        assert await queue.claim("somebody", lease=0) is not None
+        late = await queue.add("late", timeout=0.001)
+        await asyncio.sleep(0.01)
+        async with AsyncJobServer(queue, handler, dead_letter_to=letters):
+            await until_async(letters, 2)
+        claims = await letters.claim_many("w", limit=9)
+        found = {c.input["id"]: c.input for c in claims}
+        assert (found[lost]["error_code"], found[lost]["input"], found[lost]["run_id"]) == (
+            "AttemptsExhausted",
+            "lost",
+            "r",
+        )
+        assert (found[late]["error_code"], found[late]["attempts"]) == ("DeadlineExceeded", 0)
+        assert len(await queue.dead_letters()) == 2
+
+    async def until_async(letters: AsyncQueue, count: int) -> None:
+        for _ in range(500):
+            if await letters.count() == count:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("no letters came")
+
+    run(body)
+
+
 def test_retries_stop_at_the_cap_with_the_last_real_error(run: Run) -> None:
     tries: list[int] = []
 

@@ -153,17 +153,17 @@ def test_a_held_snapshot_keeps_claims_on_their_way(url_for: Callable[[str], str]
             assert behind is not None
             connection = await asyncpg.connect(servers.server())
 
-            async def pages(rank: int | None, due: Any) -> int:
+            async def pages(rank: int | None, due: Any, last: str | None) -> int:
                 """Pages that finding the next fifty reads."""
                 transaction = connection.transaction()
                 await transaction.start()
-                sql = f"SELECT * FROM {ops.dialect.qualify(ops.next_name)}('', now(), 50, $1, $2)"
-                plan = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", rank, due)
+                sql = f"SELECT * FROM {ops.dialect.qualify(ops.next_name)}('', now(), 50, $1, $2, $3)"
+                plan = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", rank, due, last)
                 await transaction.rollback()
                 return sum(int(n) for row in plan[:3] for n in re.findall(r"hit=(\d+)", row[0]))
 
             await pages(*behind)
-            assert 3 * await pages(*behind) < await pages(None, None)
+            assert 3 * await pages(*behind) < await pages(None, None, None)
             _, claims = await queue.exchange(outcomes, "w", limit=1000)
             assert len(claims) == 500
             await connection.close()

@@ -34,61 +34,6 @@ class Queue:
         """The scope's columns; empty without one."""
         return self._async.scope
 
-    def add(
-        self,
-        input: Any,
-        *,
-        delay: Duration = 0,
-        timeout: Duration | None = None,
-        priority: int = 0,
-        max_attempts: int = 10,
-        run_id: str | None = None,
-        fingerprint: str | None = None,
-        unique: bool = False,
-    ) -> str:
-        """Add a job; its id. ``input`` is any JSON value.
-
-        It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
-        ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
-        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
-        """
-        return self._run(
-            self._async.add(
-                input,
-                delay=delay,
-                timeout=timeout,
-                priority=priority,
-                max_attempts=max_attempts,
-                run_id=run_id,
-                fingerprint=fingerprint,
-                unique=unique,
-            )
-        )
-
-    def add_many(
-        self,
-        inputs: Iterable[Any],
-        *,
-        delay: Duration = 0,
-        timeout: Duration | None = None,
-        priority: int = 0,
-        max_attempts: int = 10,
-        run_id: str | None = None,
-        unique: bool = False,
-    ) -> list[str]:
-        """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
-        return self._run(
-            self._async.add_many(
-                inputs,
-                delay=delay,
-                timeout=timeout,
-                priority=priority,
-                max_attempts=max_attempts,
-                run_id=run_id,
-                unique=unique,
-            )
-        )
-
     def claim(self, worker: str, *, lease: Duration = 30) -> Claim | None:
         """Take the next job that may start, for ``lease`` seconds; ``None`` when there is none.
 
@@ -182,6 +127,61 @@ class Queue:
         ``JobNotFound``, and ``LimitExceeded`` when events after ``since`` had to make room for newer ones.
         """
         return iterate(self._run, self._async.stream(id, since=since))
+
+    def add(
+        self,
+        input: Any,
+        *,
+        delay: Duration = 0,
+        timeout: Duration | None = None,
+        priority: int = 0,
+        max_attempts: int = 10,
+        run_id: str | None = None,
+        fingerprint: str | None = None,
+        unique: bool = False,
+    ) -> str:
+        """Add a job; its id. ``input`` is any JSON value.
+
+        It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
+        ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
+        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
+        """
+        return self._run(
+            self._async.add(
+                input,
+                delay=delay,
+                timeout=timeout,
+                priority=priority,
+                max_attempts=max_attempts,
+                run_id=run_id,
+                fingerprint=fingerprint,
+                unique=unique,
+            )
+        )
+
+    def add_many(
+        self,
+        inputs: Iterable[Any],
+        *,
+        delay: Duration = 0,
+        timeout: Duration | None = None,
+        priority: int = 0,
+        max_attempts: int = 10,
+        run_id: str | None = None,
+        unique: bool = False,
+    ) -> list[str]:
+        """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
+        return self._run(
+            self._async.add_many(
+                inputs,
+                delay=delay,
+                timeout=timeout,
+                priority=priority,
+                max_attempts=max_attempts,
+                run_id=run_id,
+                unique=unique,
+            )
+        )
 
     def get(self, id: str) -> Job | None:
         """The job, or ``None``. Never waits for a worker that is changing it."""

@@ -43,7 +43,7 @@ class Once:
 
 class Take(NamedTuple):
     """At most ``limit`` rows of a scope that are due ``at`` a moment (driver form), first in the schema's line: ``patch`` is
-    set on them and ``bump`` columns grow by 1. ``behind`` (rank and due moment) is a place in the line in front of which
+    set on them and ``bump`` columns grow by 1; their columns ``names`` are told. ``behind`` (rank, due moment and key) is a place in the line in front of which
     nobody is known to wait, but for higher ranks: an engine may begin to look there."""
 
     scope: str
@@ -51,7 +51,8 @@ class Take(NamedTuple):
     limit: int
     patch: Mapping[str, Any]
     bump: Sequence[str]
-    behind: tuple[int, Any] | None = None
+    names: Sequence[str]
+    behind: tuple[int, Any, str] | None = None
 
 
 class Patches(NamedTuple):

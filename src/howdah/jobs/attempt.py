@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable
 from datetime import UTC
@@ -57,11 +56,9 @@ class Attempt:
         self.token = token
         self.began = asyncio.get_running_loop().time()
         self.why: str | None = None
-        handler = server._handler
-        self._coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
-        )
+        self._coroutine = server._coroutine
         self.context = JobContext(claim, asyncio.get_running_loop(), server._tell_soon, threaded=not self._coroutine)
+        self._task: asyncio.Task[Any] | None = None
         self._work: asyncio.Future[tuple[Any, BaseException | None]] | None = None
 
     @property
@@ -74,8 +71,9 @@ class Attempt:
         if self.why is None:
             self.why = why
             self.context._aborted = True
-            if self._coroutine and self._work is not None:
-                self._work.cancel()
+            work = self._task or self._work
+            if self._coroutine and work is not None:
+                work.cancel()
 
     async def run(self) -> Ended:
         """Run the handler; the claim is settled, but for a success, which the server writes together with others."""
@@ -110,6 +108,8 @@ class Attempt:
             late = max(0.0, claim.job.deadline_at.timestamp() - server._queue._engine.now())
         shortest = min((t for t in (limit, late) if t is not None), default=None)
         handler, given, context = server._handler, claim.input, self.context
+        if self._coroutine and shortest is None:
+            return await self._here(handler, given, context)
         if self._coroutine:
             self._work = asyncio.get_running_loop().create_task(_awaited(handler, given, context))
         else:
@@ -126,6 +126,21 @@ class Attempt:
         if work.cancelled():
             return None, asyncio.CancelledError("the handler was cancelled")
         return work.result()
+
+    async def _here(self, handler: Handler, given: Any, context: JobContext) -> tuple[Any, BaseException | None]:
+        """Run a coroutine handler in this task: without a time limit nobody has to watch it."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self.why is not None:
+            return None, asyncio.CancelledError("the handler was not begun")
+        self._task = task
+        output, error = await _awaited(handler, given, context)
+        self._task = None
+        if self.why is not None:  # what stopped the handler must not stop what follows
+            task.uncancel()
+        elif isinstance(error, asyncio.CancelledError) and task.cancelling():
+            raise error
+        return output, error
 
     async def _stopped(self) -> Ended:
         """The handler ended because it was asked to."""

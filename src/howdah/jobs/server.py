@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import os
 import socket
@@ -22,6 +23,7 @@ from ..stores.claim import ABORTED, AsyncClaim, Outcome
 from ..stores.common import Duration, moment
 from ..stores.job import JobStatus, Retry
 from ..stores.queue import AsyncQueue
+from ..stores.settling import letter
 from ..values import seconds
 from .attempt import LOST, Attempt, Ended, Handler
 from .limits import Limiter, check_limiter
@@ -55,7 +57,7 @@ class AsyncJobServer(Emitting):
     ``workers`` jobs run at once, and up to ``prefetch`` times as many are held ready; ``lease`` is renewed at half time for
     as long as a handler runs; ``retry`` says which errors are tried again; ``keep_completed`` and its kin are seconds that
     finished jobs are kept (``None``: for ever); ``attempt_timeout`` limits one execution; ``dead_letter_to`` is a queue that
-    also gets what failed for good. Durations are seconds or ``timedelta``.
+    also gets what failed for good, be it by a lease or deadline that passed. Durations are seconds or ``timedelta``.
     """
 
     EVENTS = (
@@ -97,6 +99,9 @@ class AsyncJobServer(Emitting):
         self._queue = queue
         self._engine: Engine = queue._engine
         self._handler = handler
+        self._coroutine = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - an object whose call is a coroutine function
+        )
         self._workers = workers
         self._id = worker_id or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._limiter = limiter
@@ -109,8 +114,9 @@ class AsyncJobServer(Emitting):
         self._attempt_timeout = None if attempt_timeout is None else seconds(attempt_timeout, "attempt_timeout")
         kept = {"COMPLETED": keep_completed, "FAILED": keep_failed, "DISABLED": keep_disabled}
         self._keep = {s: seconds(k, "keep", zero=True) for s, k in kept.items() if k is not None}
-        self._dead_letter_to = dead_letter_to
+        self._dead_letter_to = queue._letters_to = dead_letter_to
         self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None]]] = {}
+        self._newest: dict[str, Attempt] = {}
         self._reporting: set[asyncio.Task[None]] = set()
         self._ready: deque[AsyncClaim] = deque()
         self._outcomes: list[Outcome] = []
@@ -286,10 +292,11 @@ class AsyncJobServer(Emitting):
                 self._blocked_until = time.monotonic() + min(SWEEP * 3, max(self._poll, free))
                 return False
         self._counts["started"] += 1
-        for (id, _), (older, _) in self._running.items():
-            if id == claim.id:  # its lease was lost to ourselves
-                older.stop(LOST)
         attempt = Attempt(self, claim, token)
+        older = self._newest.get(claim.id)
+        if older is not None:  # its lease was lost to ourselves
+            older.stop(LOST)
+        self._newest[claim.id] = attempt
         task = asyncio.get_running_loop().create_task(self._run(attempt))
         self._running[attempt.key] = attempt, task
         self._reporting.add(task)
@@ -306,6 +313,8 @@ class AsyncJobServer(Emitting):
             log.warning("job %s: how it ended could not be written: %s", attempt.claim.id, error)
         finally:
             self._running.pop(attempt.key, None)
+            if self._newest.get(attempt.claim.id) is attempt:
+                del self._newest[attempt.claim.id]
             if ended.kind == "completed":
                 self._outcomes.append(Outcome(attempt.claim, ended.output))
             self._times.append(asyncio.get_running_loop().time() - attempt.began)
@@ -341,11 +350,9 @@ class AsyncJobServer(Emitting):
             await self._queue.delete(claim.id)
 
     async def _dead_letter(self, claim: AsyncClaim, to: AsyncQueue) -> None:
-        letter = {"queue": self._queue.name, "id": claim.id, "run_id": claim.job.run_id, "input": claim.input}
-        job = await self._queue.get(claim.id)
-        if job is not None:
-            letter |= {"error": job.error, "error_code": job.error_code, "attempts": job.attempts}
-        await to.add(letter)
+        job = await self._queue.get(claim.id) or claim.job
+        about = ("id", "run_id", "input", "error", "error_code", "attempts")
+        await to.add(letter(self._queue.name, {n: getattr(job, n) for n in about}))
 
     async def _write(self) -> None:
         outcomes, self._outcomes = self._outcomes, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback as tracebacks
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..criteria import And, Compare, Criteria, Null
@@ -11,7 +11,7 @@ from ..engines.base import Op
 from ..errors import ClaimLost, InvalidInput, InvalidValue
 from ..values import check_text, encode_json, seconds
 from .common import Duration, moment
-from .job import Job, JobStatus, Retry
+from .job import CLAIMED, COLUMNS, Job, JobStatus, Retry
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_TRACEBACK = 48_000
 MAX_CAUSES = 8
 EXHAUSTED, ABORTED, LATE = "AttemptsExhausted", "Aborted", "DeadlineExceeded"
+ID, TOKEN, ATTEMPTS, INPUT, DEADLINE_AT = map(CLAIMED.index, ("id", "token", "attempts", "input", "deadline_at"))
+NOTHING: dict[str, Any] = dict.fromkeys(c.name for c in COLUMNS)
 FREE: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
 FINISHED: dict[str, Any] = {**FREE, "due_at": None, "ends_at": None, "unique_key": None}
 
@@ -76,20 +78,24 @@ class AsyncClaim:
     """A job that this worker holds until ``lease_expires_at``. Each method is one write, guarded by the claim's token: when
     the lease was lost to another worker, or the job deleted, it raises ``ClaimLost`` and changes nothing."""
 
-    def __init__(self, queue: AsyncQueue, row: Sequence[Any]) -> None:
+    def __init__(self, queue: AsyncQueue, row: Sequence[Any], held: Mapping[str, Any]) -> None:
         self._queue = queue
         self._row = row
-        places = queue._places
-        self._id: str = row[places["id"]]
-        self._token: int = row[places["token"]]
-        self._emitted: bool = row[places["attempts"]] > 1
+        self._lease = held
+        self._id: str = row[ID]
+        self._token: int = row[TOKEN]
+        self._emitted: bool = row[ATTEMPTS] > 1
         self._job: Job | None = None
 
     @property
     def job(self) -> Job:
         """The job as it was claimed."""
         if self._job is None:
-            self._job = self._queue._job(self._queue._table._read(self._row))
+            found = self._queue._read_claimed(self._row)
+            status = JobStatus.PROCESSING.value
+            self._job = self._queue._job(
+                {**NOTHING, **found, **self._lease, "status": status, "tags": self._queue.scope}
+            )
         return self._job
 
     @property
@@ -102,7 +108,7 @@ class AsyncClaim:
         """The job's input."""
         if self._job is not None:
             return self._job.input
-        text = self._row[self._queue._places["input"]]
+        text = self._row[INPUT]
         return None if text is None else self._queue._ops.decoders["input"](text)
 
     @property
@@ -113,7 +119,7 @@ class AsyncClaim:
     @property
     def has_deadline(self) -> bool:
         """Whether the job must end by a moment."""
-        return self._row[self._queue._places["deadline_at"]] is not None
+        return self._row[DEADLINE_AT] is not None
 
     def _held(self) -> Criteria:
         same = (Compare("id", "=", self.id), Compare("token", "=", self._token))

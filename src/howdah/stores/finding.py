@@ -12,7 +12,7 @@ from ..pages import check_limit
 from ..table import AsyncTable
 from ..values import as_list, fingerprint as fingerprint_of
 from .claim import ABORTED
-from .job import ACTIVE, Job, JobStatus, check_id, read_job
+from .job import Job, JobStatus, check_id, read_job
 from .settling import PAUSED
 
 
@@ -34,6 +34,14 @@ class Finding:
         )
         return And(()) if found is None else found
 
+    def _active(self, mark: str) -> tuple[Criteria, Criteria]:
+        """Criteria of the jobs of a fingerprint that run, and that wait: each by an index of those that do."""
+        same = (self._mine(), Compare("fingerprint", "=", mark))
+        return (
+            And((*same, Null("lease_expires_at", negated=True))),
+            And((*same, Null("due_at", negated=True))),
+        )
+
     def _job(self, row: Mapping[str, Any]) -> Job:
         return read_job(self._name, row)
 
@@ -54,9 +62,11 @@ class Finding:
 
     async def find_active(self, fingerprint: str) -> Job | None:
         """A job of this fingerprint that waits or runs."""
-        same = (Compare("fingerprint", "=", check_id(fingerprint)), Null("completed_at"), In("status", ACTIVE))
-        row = await self._table.query(And((self._mine(), *same))).first()
-        return None if row is None else self._job(row)
+        for where in self._active(check_id(fingerprint)):
+            row = await self._table.query(where).first()
+            if row is not None:
+                return self._job(row)
+        return None
 
     async def peek(
         self,
@@ -94,8 +104,8 @@ class Finding:
 
     async def completed_for(self, input: Any) -> Job | None:
         """The newest completed job with the fingerprint of this input."""
-        same = Compare("fingerprint", "=", fingerprint_of(input))
-        where = And((self._mine(), same, Compare("status", "=", JobStatus.COMPLETED.value)))
+        same = (Compare("fingerprint", "=", fingerprint_of(input)), Null("completed_at", negated=True))
+        where = And((self._mine(), *same, Compare("status", "=", JobStatus.COMPLETED.value)))
         row = await self._table.query(where, order_by=["-completed_at", "-id"]).first()
         return None if row is None else self._job(row)
 

@@ -64,9 +64,27 @@ SPARSE = (
     SparseIndex(("lease_expires_at",), "lease_expires_at"),
     SparseIndex(("ends_at",), "ends_at"),
     SparseIndex(("status", "completed_at"), "completed_at"),
+    SparseIndex(("scope", "fingerprint", "completed_at"), "completed_at"),
+    SparseIndex(("scope", "fingerprint"), "due_at"),
     SparseIndex(("run_id",), "run_id"),
     SparseIndex(("scope", "unique_key"), "unique_key", unique=True),
 )
+CLAIMED = (
+    *(
+        "id",
+        "run_id",
+        "rank",
+        "visible_at",
+        "created_at",
+        "deadline_at",
+        "attempts",
+        "max_attempts",
+        "token",
+        "fingerprint",
+    ),
+    *("progress", "progress_message", "progress_details", "input", "error", "error_code", "traceback"),
+)
+"""What a worker is told of a job that it takes; the rest it knows, or it is null."""
 LINE = Line("scope", "due_at", "ends_at", ("rank", "due_at", "id"), ("rank", "visible_at", "id"))
 TELL = ("completed_at", "abort_requested_at", "progress_message")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,29 +12,31 @@ from typing import Any
 from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Compare, Criteria, In, Null, Or
 from ..engines.base import Engine, Op, Patches, Take, innermost
-from ..errors import InvalidInput, JobNotFound, Timeout
-from ..ids import uuid7
+from ..errors import Error, InvalidInput, JobNotFound, Timeout
 from ..naming import store_table
 from ..pages import check_limit
 from ..rows import RowType
 from ..schema import build
 from ..table import AsyncTable
-from ..values import as_list, check_json, check_text, encode_json, fingerprint as fingerprint_of, seconds
+from ..values import as_list, check_text, encode_json, fingerprint as fingerprint_of, seconds
+from .adding import Adding
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
 from .finding import Finding
-from .job import ACTIVE, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_id, check_scope
+from .job import ACTIVE, CLAIMED, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
 from .settling import PAUSED, RESET, patches, settled
 from .stream import Streams
 
+log = logging.getLogger("howdah")
 SETTLE_EVERY = 0.25
 """Seconds between two looks for expired leases, deadlines and schedules; who claims looks."""
 TIDY_EVERY = 10.0
+PLACE = tuple(map(CLAIMED.index, ("rank", "visible_at", "id")))
 NOT_PAUSED = Compare("status", "!=", PAUSED)
 
 
-class AsyncQueue(Finding):
+class AsyncQueue(Adding, Finding):
     """Jobs of one queue and scope. Opened by ``store.queue(name)``."""
 
     def __init__(self, engine: Engine, name: str, *, scope: Mapping[str, Any] | None = None, prefix: str = "") -> None:
@@ -46,7 +49,6 @@ class AsyncQueue(Finding):
             physical,
             COLUMNS,
             key="id",
-            indexes=[("fingerprint", "completed_at")],
             sparse=SPARSE,
             tell=TELL,
             line=LINE,
@@ -54,12 +56,12 @@ class AsyncQueue(Finding):
         )
         self._table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
         self._ops = self._table._ops
-        self._places = {name: place for place, name in enumerate(schema.names)}
+        self._read_claimed = self._ops.reader(CLAIMED)
         self._streams = Streams(engine, name)
         self._schedules = Schedules(engine, name, self._scope)
         self._settled = self._tidied = 0.0
-        self._fresh = False
-        self._behind: tuple[int, Any] | None = None
+        self._letters_to: AsyncQueue | None = None
+        self._behind: tuple[int, Any, str] | None = None
         self._paused = False
         self._sides = False
 
@@ -72,123 +74,6 @@ class AsyncQueue(Finding):
     def scope(self) -> dict[str, Any]:
         """The scope's columns; empty without one."""
         return dict(self._tags)
-
-    # Adding ------------------------------------------------------------------------------------------------------
-
-    def _row(
-        self,
-        input: Any,
-        delay: Duration,
-        timeout: Duration | None,
-        priority: int,
-        max_attempts: int,
-        run_id: str | None,
-        fingerprint: str | None,
-        unique: bool,
-    ) -> list[Any]:
-        """A job's row in driver form, checked."""
-        if type(priority) is not int or abs(priority) > 2**31:
-            raise InvalidInput(f"priority={priority!r}: expected an integer")
-        if type(max_attempts) is not int or not 1 <= max_attempts <= 2**31:
-            raise InvalidInput(f"max_attempts={max_attempts!r}: expected an integer >= 1")
-        for what, text in (("run_id", run_id), ("fingerprint", fingerprint)):
-            if text is not None:
-                if not isinstance(text, str) or not 0 < len(text) <= 1000:
-                    raise InvalidInput(f"{what}={text!r:.60}: expected text of 1 to 1,000 characters")
-                check_text(text, what)
-        check_json(input, "input")
-        now = self._engine.now()
-        at, visible = moment(now), moment(now + seconds(delay, "delay", zero=True))
-        ends = None if timeout is None else moment(now + seconds(timeout, "timeout"))
-        mark = fingerprint if fingerprint is not None else fingerprint_of(input)
-        values = {
-            "id": str(uuid7(int(now * 1000))),
-            "scope": self._scope,
-            "tags": encode_json(self._tags) if self._tags else None,
-            "run_id": run_id,
-            "status": JobStatus.PENDING.value,
-            "rank": -priority,
-            "due_at": visible,
-            "visible_at": visible,
-            "created_at": at,
-            "ends_at": ends,
-            "deadline_at": ends,
-            "attempts": 0,
-            "max_attempts": max_attempts,
-            "token": 0,
-            "fingerprint": mark,
-            "unique_key": mark if unique else None,
-            "progress": 0.0,
-            "progress_message": "",
-            "input": encode_json(input, "input"),
-        }
-        return list(self._ops.encode([values.get(n) for n in self._ops.schema.names]))
-
-    async def add(
-        self,
-        input: Any,
-        *,
-        delay: Duration = 0,
-        timeout: Duration | None = None,
-        priority: int = 0,
-        max_attempts: int = 10,
-        run_id: str | None = None,
-        fingerprint: str | None = None,
-        unique: bool = False,
-    ) -> str:
-        """Add a job; its id. ``input`` is any JSON value.
-
-        It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
-        ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
-        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
-        """
-        row = self._row(input, delay, timeout, priority, max_attempts, run_id, fingerprint, unique)
-        if unique:
-            return str(await self._table._write(lambda: self._adding(row)))
-        await self._table._write(lambda: self._ops.insert([row]), single=True)
-        return str(row[0])
-
-    def _adding(self, row: list[Any]) -> Op[str]:
-        """Add a job unless one like it is active."""
-        mark = row[self._ops.schema.names.index("fingerprint")]
-        while True:
-            same = (Compare("fingerprint", "=", mark), Null("completed_at"), In("status", ACTIVE))
-            where = And((self._mine(), *same))
-            found = yield from self._ops.select(where, (), names=("id",), limit=1)
-            if found:
-                return str(found[0][0])
-            if (yield from self._ops.insert_unless(row, ("scope", "unique_key"), "unique_key")):
-                return str(row[0])
-
-    async def add_many(
-        self,
-        inputs: Iterable[Any],
-        *,
-        delay: Duration = 0,
-        timeout: Duration | None = None,
-        priority: int = 0,
-        max_attempts: int = 10,
-        run_id: str | None = None,
-        unique: bool = False,
-    ) -> list[str]:
-        """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
-        rows = [
-            self._row(i, delay, timeout, priority, max_attempts, run_id, None, unique)
-            for i in as_list(inputs, "add_many")
-        ]
-        if not rows:
-            return []
-        if unique:
-
-            def work() -> Op[list[str]]:
-                ids = []
-                for row in rows:
-                    ids.append((yield from self._adding(row)))
-                return ids
-
-            return list(await self._table._write(work))
-        await self._table._write(lambda: self._ops.insert(rows), single=self._ops.at_once and len(rows) <= 1000)
-        return [str(row[0]) for row in rows]
 
     # Claiming ----------------------------------------------------------------------------------------------------
 
@@ -216,8 +101,9 @@ class AsyncQueue(Finding):
             raise InvalidInput("limit=None: say how many jobs to take")
         length = seconds(lease, "lease", zero=True)
         await self._ready()
-        done, claims = await self._exchange(outcomes, worker, size, length, settle=self._unsettled())
-        if not claims and not self._fresh:
+        settle = self._unsettled()
+        done, claims = await self._exchange(outcomes, worker, size, length, settle=settle)
+        if not claims and not settle:
             _, claims = await self._exchange((), worker, size, length, settle=True)
         return done, claims
 
@@ -232,6 +118,8 @@ class AsyncQueue(Finding):
             await self._streams.ready()
             await self._schedules.table._ensure()
             self._sides = innermost(self._engine) is None
+        if self._letters_to is not None and self._letters_to._engine is self._engine:
+            await self._letters_to._table._ensure()
 
     def _alive(self, ids: list[str]) -> Op[set[str]]:
         """Of some jobs, those that have not finished."""
@@ -246,12 +134,12 @@ class AsyncQueue(Finding):
         self, outcomes: Sequence[Outcome], worker: str, size: int, lease: float, *, settle: bool
     ) -> tuple[set[str], list[AsyncClaim]]:
         ops, now = self._ops, self._engine.now()
-        paused = [self._paused]
+        paused, letters = [self._paused], list[dict[str, Any]]()
         take = self._take(worker, size, now, lease)._replace(behind=None if settle else self._behind)
 
         def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
             if settle:
-                paused[0] = yield from settled(self)
+                paused[0], letters[:] = yield from settled(self)
                 if not 0 <= now - self._tidied < TIDY_EVERY:
                     yield from self._streams.tidy(self._alive)
             if paused[0]:
@@ -261,21 +149,31 @@ class AsyncQueue(Finding):
             return done, rows
 
         alone = ops.at_once and not settle and not any(o.claim._emitted for o in outcomes)
-        done, rows = await self._table._write(work, single=alone, quiet=not outcomes)
-        self._fresh = settle
+        if settle:  # so that others who claim here do not settle, too
+            self._settled = now
+        try:
+            done, rows = await self._table._write(work, single=alone, quiet=not outcomes)
+        except BaseException:
+            self._settled = 0.0 if settle else self._settled
+            raise
         if settle:
-            self._settled, self._paused = now, paused[0]
+            self._paused = paused[0]
+            if letters and self._letters_to is not None:  # of another store, which this write cannot reach
+                try:
+                    await self._letters_to.add_many(letters)
+                except Error as error:
+                    log.warning("queue %r: %d dead letters could not be sent: %s", self._name, len(letters), error)
             self._tidied = self._tidied if 0 <= now - self._tidied < TIDY_EVERY else now
-        place = self._places
-        self._behind = (rows[-1][place["rank"]], rows[-1][place["visible_at"]]) if len(rows) == size else None
-        return done, [AsyncClaim(self, row) for row in rows]
+        self._behind = tuple(rows[-1][p] for p in PLACE) if len(rows) == size else None
+        held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": moment(now)}
+        return done, [AsyncClaim(self, row, held) for row in rows]
 
     def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
         at = moment(now)
         held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": at}
         patch = {"status": JobStatus.PROCESSING.value, "due_at": None, "ends_at": None, **held}
         due = self._ops.encode_value("due_at", at)
-        return Take(self._scope, due, size, self._encoded(patch), ("attempts", "token"))
+        return Take(self._scope, due, size, self._encoded(patch), ("attempts", "token"), CLAIMED)
 
     def _completing(self, outcomes: Sequence[Outcome]) -> Op[set[str]]:
         if not outcomes:
@@ -327,7 +225,7 @@ class AsyncQueue(Finding):
 
     async def pause(self) -> None:
         """Hand out no job of this queue and scope any more, anywhere (others notice within a quarter of a second)."""
-        row = self._row(None, 0, None, 0, 1, None, "paused", False)
+        (row,) = self._rows([None], max_attempts=1, fingerprint="paused")
         names = self._ops.schema.names
         for name, value in (("id", PAUSED + self._scope), ("status", PAUSED), ("due_at", None)):
             row[names.index(name)] = value
@@ -420,8 +318,7 @@ class AsyncQueue(Finding):
 
     def _scheduled(self, input: Any, options: Mapping[str, Any]) -> list[Any]:
         """The row of a job that a schedule adds."""
-        wanted: dict[str, Any] = {"delay": 0, "timeout": None, "priority": 0, "max_attempts": 10, "run_id": None}
-        return self._row(input, fingerprint=None, **{**wanted, "unique": False, **options})
+        return self._rows([input], **options)[0]
 
     def changes(self, *, scope: Mapping[str, Any] | None = None, since: str | None = None) -> AsyncChanges[Job]:
         """Committed changes of jobs, from every process; ``scope={}`` for every tenant's, some columns for theirs."""

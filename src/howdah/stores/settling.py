@@ -26,7 +26,7 @@ RESET: dict[str, Any] = {
     "progress_details": None,
 }
 AT_ONCE = 1000
-READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
+READ = ("id", "run_id", "input", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
         "error", "lease_expires_at")  # fmt: skip
 WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code",
            "unique_key", "progress")  # fmt: skip
@@ -49,10 +49,25 @@ def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
     return Patches(("id", "token", "status"), ("output",), rows, fixed)
 
 
-def settled(queue: AsyncQueue) -> Op[bool]:
-    """Deal with what time has done; whether the queue is paused."""
-    yield from _leases(queue)
-    yield from _deadlines(queue)
+def letter(queue: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What a queue of dead letters gets of a job that has failed."""
+    about = {n: job[n] for n in ("id", "input", "error", "error_code", "attempts")}
+    return {"queue": queue, "run_id": job["run_id"] or job["id"], **about}
+
+
+def settled(queue: AsyncQueue) -> Op[tuple[bool, list[dict[str, Any]]]]:
+    """Deal with what time has done; whether the queue is paused. Jobs that have failed are sent on in the same write; the
+    letters that this cannot do, because their queue is in another store."""
+    failures = yield from _leases(queue)
+    failures += yield from _deadlines(queue)
+    to = queue._letters_to
+    letters: list[dict[str, Any]] = []
+    if to is not None and failures:
+        read = queue._ops.reader(("input",))
+        letters = [letter(queue.name, {**f, **read((f["input"],))}) for f in failures]
+        if to._engine is queue._engine:
+            yield from to._ops.insert(to._rows(letters))
+            letters = []
 
     def add(input: Any, options: Mapping[str, Any]) -> Op[None]:
         row = queue._scheduled(input, options)
@@ -62,18 +77,19 @@ def settled(queue: AsyncQueue) -> Op[bool]:
             yield from queue._ops.insert([row])
 
     yield from queue._schedules.fire(add)
-    return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",))))
+    return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",)))), letters
 
 
-def _leases(queue: AsyncQueue) -> Op[None]:
-    """Jobs whose lease has expired wait again at their old place, unless no attempt is left or they were to stop."""
+def _leases(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
+    """Jobs whose lease has expired wait again at their old place, unless no attempt is left or they were to stop; those
+    for which none was left."""
     ops, now = queue._ops, queue._engine.now()
     where = Compare("lease_expires_at", "<=", moment(now))
     rows = yield from ops.select(where, (), names=READ, limit=AT_ONCE)
     if not rows:
-        return
+        return []
     at = ops.encode_value("completed_at", moment(now))
-    changed = []
+    changed, lost = [], []
     for row in rows:
         old = dict(zip(READ, row, strict=True))
         new: dict[str, Any] = dict.fromkeys(WRITTEN)
@@ -82,17 +98,21 @@ def _leases(queue: AsyncQueue) -> Op[None]:
         if old["abort_requested_at"] is not None:
             new |= {"status": "FAILED", "completed_at": at, "error": "aborted", "error_code": ABORTED}
         elif old["attempts"] >= old["max_attempts"]:
-            lost = old["error"] or "the lease of the last attempt expired: its worker is gone or was too slow"
-            new |= {"status": "FAILED", "completed_at": at, "error": lost, "error_code": EXHAUSTED}
+            why = old["error"] or "the lease of the last attempt expired: its worker is gone or was too slow"
+            new |= {"status": "FAILED", "completed_at": at, "error": why, "error_code": EXHAUSTED}
+            lost.append({**old, "error": why, "error_code": EXHAUSTED})
         else:
             kept = {"unique_key": old["unique_key"]}
             new |= {"status": "PENDING", "due_at": old["visible_at"], "ends_at": old["deadline_at"], **kept}
         changed.append((old["id"], old["token"], "PROCESSING", old["lease_expires_at"], *(new[n] for n in WRITTEN)))
-    yield from ops.patch_each(Patches(("id", "token", "status", "lease_expires_at"), WRITTEN, changed))
+    done = yield from ops.patch_each(Patches(("id", "token", "status", "lease_expires_at"), WRITTEN, changed))
+    return [old for old in lost if old["id"] in done]
 
 
-def _deadlines(queue: AsyncQueue) -> Op[None]:
-    """Jobs that were not started in time have failed."""
+def _deadlines(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
+    """Jobs that were not started in time have failed; which they are."""
     now = queue._engine.now()
     late = queue._encoded(failed(now, "the deadline passed before the job was started", LATE))
-    yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, ("id",))
+    names = ("id", "run_id", "input", "error", "error_code", "attempts")
+    rows = yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, names)
+    return [dict(zip(names, row, strict=True)) for row in rows]

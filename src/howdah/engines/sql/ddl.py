@@ -12,7 +12,7 @@ from .dialect import derived_name, quote, text_literal
 from .table import DOC, STALE, SqlTable, version_column
 from .text import TextIndex
 
-NEXT = "text, timestamptz, integer, bigint, timestamptz"
+NEXT = "text, timestamptz, integer, bigint, timestamptz, text"
 
 
 @dataclass(slots=True)
@@ -136,10 +136,11 @@ def _next(table: SqlTable) -> list[str]:
     settings = " ".join(f"SET {name} = off" for name in ("enable_sort", "enable_bitmapscan", "enable_seqscan"))
     line = table.schema.line
     rank, due, scope = (f"t.{quote(c)}" for c in (line.order[0], line.due, line.scope))
+    place = f"({due}, t.{quote(table.schema.key[0])}) > ($5, $6)"
     higher = f"SELECT 1 FROM {table.name} t WHERE {scope} = $1 AND {rank} < $4 AND {due} <= $2"
     lock = "FOR UPDATE SKIP LOCKED"
     # What is in front of a place is mostly what has been taken and not yet vacuumed: walking it would cost more each time.
-    behind = table.next_sql("$1", "$2", "$3", f" AND {rank} = $4 AND {due} >= $5")
+    behind = table.next_sql("$1", "$2", "$3", f" AND {rank} = $4 AND {place}")
     return [
         f"CREATE OR REPLACE FUNCTION {table.dialect.qualify(table.next_name)}({NEXT}) RETURNS SETOF text"
         f" LANGUAGE plpgsql ROWS 50 {settings} AS $next$ BEGIN"

@@ -30,10 +30,24 @@ class TakingTable(ReadableTable):
             if len(batch) == 1:
                 yield Stmt(self._insert_one, batch[0])
             elif self.dialect.name == "postgres":
-                yield Stmt(self._insert_many, [list(column) for column in zip(*batch, strict=True)])
+                yield self._insert_batch(batch)
             else:
                 # With RETURNING, SQLite's driver would stop at the first row.
                 yield Stmt(self._insert_one.rpartition(" RETURNING ")[0], batch, many=True)
+
+    def _insert_batch(self, batch: Sequence[DriverRow]) -> Stmt:
+        """One statement for many rows. What is the same in all of them goes once: the driver takes its time for each item."""
+        params = Params(self.dialect)
+        names, values = [], []
+        given = _Given(self, params)
+        for name, column in zip(self.schema.names, zip(*batch, strict=True), strict=True):
+            if any(v is not None for v in column):
+                names.append(quote(name))
+                values.append(given.add(name, column))
+        return Stmt(
+            f"INSERT INTO {self.name} ({', '.join(names)}) SELECT {', '.join(values)} FROM {given.source(len(batch))}",
+            params.values,
+        )
 
     def insert_unless(self, row: DriverRow, on: Sequence[str], present: str) -> Op[bool]:
         """Insert a row unless another has its values of a sparse unique index, whose column ``present`` is not null."""
@@ -46,8 +60,8 @@ class TakingTable(ReadableTable):
         """Take rows; whoever takes at the same time gets others. The rows as they are now, in order."""
         params = Params(self.dialect)
         sets = self._sets(wanted, params)
-        rows = yield Stmt(f"{self._taking(wanted, sets, params)} RETURNING {self._plain_selection()}", params.values)
-        return self._in_order(rows)
+        rows = yield Stmt(f"{self._taking(wanted, sets, params)} RETURNING {self._told(wanted.names)}", params.values)
+        return self._in_order(rows, wanted.names)
 
     def _taking(self, wanted: Take, sets: str, params: Params) -> str:
         """The update that takes rows."""
@@ -55,8 +69,8 @@ class TakingTable(ReadableTable):
         (key,) = map(quote, self.schema.key)
         scope, at = params.add(wanted.scope, "text"), params.add(wanted.at, "timestamp")
         if self.dialect.name == "postgres":
-            rank, due = wanted.behind or (None, None)
-            behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}"
+            rank, due, last = wanted.behind or (None, None, None)
+            behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}, {params.add(last, 'text')}"
             chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit}, {behind})"
             return f"UPDATE {self.name} AS u SET {sets} FROM {chosen} AS c(taken) WHERE u.{key} = c.taken"
         chosen = self.next_sql(scope, at, str(wanted.limit))
@@ -84,13 +98,13 @@ class TakingTable(ReadableTable):
         sets += [f"{quote(n)} = u.{quote(n)} + 1" for n in wanted.bump]
         return ", ".join(sets)
 
-    def _plain_selection(self) -> str:
+    def _told(self, names: Sequence[str]) -> str:
         alias = "u." if self.dialect.name == "postgres" else ""
-        return ", ".join(f"{alias}{quote(n)}" for n in self.schema.names)
+        return ", ".join(f"{alias}{quote(n)}" for n in names)
 
-    def _in_order(self, rows: Rows) -> Rows:
+    def _in_order(self, rows: Rows, names: Sequence[str]) -> Rows:
         assert self.schema.line is not None
-        places = [self.schema.names.index(c) for c in self.schema.line.kept]
+        places = [names.index(c) for c in self.schema.line.kept]
         return sorted(rows, key=lambda row: tuple(row[p] for p in places))
 
     def patch_each(self, patches: Patches) -> Op[set[Any]]:
@@ -111,19 +125,15 @@ class TakingTable(ReadableTable):
         return done
 
     def _patch_sql(self, patches: Patches, params: Params) -> str:
-        names = [f"m{i}" for i in range(len(patches.match))] + [f"c{i}" for i in range(len(patches.columns))]
-        arrays = []
-        for place, column in enumerate((*patches.match, *patches.columns)):
-            params.values.append([row[place] for row in patches.rows])
-            arrays.append(f"${len(params.values)}::{self._array_type(column)}[]")
-        sets = ", ".join(
-            [f"{quote(n)} = v.c{i}" for i, n in enumerate(patches.columns)]
-            + [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in patches.fixed.items()]
-        )
-        same = " AND ".join(f"p.{quote(n)} = v.m{i}" for i, n in enumerate(patches.match))
+        given = _Given(self, params)
+        columns = list(zip(*patches.rows, strict=True))
+        same = [f"p.{quote(n)} = {given.add(n, columns[i])}" for i, n in enumerate(patches.match)]
+        changed = columns[len(patches.match) :]
+        sets = [f"{quote(n)} = {given.add(n, c)}" for n, c in zip(patches.columns, changed, strict=True)]
+        sets += [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in patches.fixed.items()]
         return (
-            f"UPDATE {self.name} AS p SET {sets} FROM unnest({', '.join(arrays)}) AS v({', '.join(names)})"
-            f" WHERE {same} RETURNING p.{quote(patches.match[0])}"
+            f"UPDATE {self.name} AS p SET {', '.join(sets)} FROM {given.source(len(patches.rows))}"
+            f" WHERE {' AND '.join(same)} RETURNING p.{quote(patches.match[0])}"
         )
 
     def exchange(self, patches: Patches, wanted: Take) -> Op[tuple[set[Any], Rows]]:
@@ -136,11 +146,42 @@ class TakingTable(ReadableTable):
         params = Params(self.dialect)
         changed = self._patch_sql(patches, params)
         taking = self._taking(wanted, self._sets(wanted, params), params)
+        # What was changed stands in the first row only: in each it would cost the square of what there is to tell.
+        first = f"CASE WHEN row_number() OVER () = 1 THEN (SELECT array_agg({quote(patches.match[0])}) FROM d) END"
         sql = (
-            f"WITH d AS ({changed}), taken AS ({taking} RETURNING {self._plain_selection()})"
-            f" SELECT (SELECT array_agg({quote(patches.match[0])}) FROM d), taken.* FROM (SELECT 1) one LEFT JOIN taken ON true"
+            f"WITH d AS ({changed}), taken AS ({taking} RETURNING {self._told(wanted.names)})"
+            f" SELECT taken.*, {first} FROM (SELECT 1) one LEFT JOIN taken ON true"
         )
         rows = yield Stmt(sql, params.values)
-        place = 1 + self.key_places[0]
-        taken = [tuple(r)[1:] for r in rows if r[place] is not None]
-        return set(rows[0][0] or ()), self._in_order(taken)
+        place = wanted.names.index(self.schema.key[0])
+        taken = [r for r in rows if r[place] is not None]
+        return set(rows[0][-1] or ()), self._in_order(taken, wanted.names)
+
+
+class _Given:
+    """Columns of values for one Postgres statement: an array each, or one value where all rows have the same."""
+
+    def __init__(self, table: TakingTable, params: Params) -> None:
+        self._table = table
+        self._params = params
+        self._arrays: list[str] = []
+
+    def add(self, name: str, values: Sequence[Any]) -> str:
+        """The expression of a column whose values, one a row, are these."""
+        kind = self._table._array_type(name)
+        first = values[0]
+        # Numbers may be equal and not the same: -0.0 and 0.0.
+        alike = values.count(first) == len(values) if isinstance(first, (str, int)) else all(v is first for v in values)
+        self._params.values.append(first if alike else list(values))
+        place = f"${len(self._params.values)}::{kind}"
+        if alike:
+            return place
+        self._arrays.append(f"{place}[]")
+        return f"v.c{len(self._arrays)}"
+
+    def source(self, count: int) -> str:
+        """The rows, for FROM."""
+        if not self._arrays:
+            return f"generate_series(1, {count}) AS v(c1)"
+        names = ", ".join(f"c{i}" for i in range(1, len(self._arrays) + 1))
+        return f"unnest({', '.join(self._arrays)}) AS v({names})"
