@@ -533,6 +533,59 @@ def test_limits(run: Run) -> None:
     run(body)
 
 
+def test_concurrency_over_servers(run: Run) -> None:
+    most = now = 0
+
+    async def handler(value: Any, ctx: JobContext) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.02)
+        now -= 1
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        with pytest.raises(InvalidInput, match="job server"):
+            await Concurrency(2, shared=True).try_acquire()
+        limits: list[Any] = [Concurrency(2, shared=True, lease=0.4), AllOf([Concurrency(2, shared=True, lease=0.4), NoLimit()])]
+        assert [limit.scope for limit in limits] == ["cluster", "process"]
+        servers = [
+            AsyncJobServer(store.queue("q"), handler, workers=4, limiter=limit, poll=0.01, lease=0.4)
+            for limit in limits
+        ]
+        # One that died holds a slot until its lease is over.
+        dead = Concurrency(2, shared=True, lease=0.2)
+        dead.bind(store.queue("q"))
+        assert await dead.try_acquire() is not None
+        handles = await AsyncJobClient(store.queue("q")).submit_many(range(30))
+        async with servers[0], servers[1]:
+            await asyncio.gather(*(h.result(timeout=20) for h in handles))
+        assert most == 2
+        assert dead._slots is not None
+        assert await dead._slots.count() == 0
+
+    run(body)
+
+
+def test_a_shared_slot_is_kept_while_the_job_runs(run: Run) -> None:
+    async def handler(value: Any, ctx: JobContext) -> Any:
+        await asyncio.sleep(1)
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        limit = Concurrency(1, shared=True, lease=0.5)
+        other = Concurrency(1, shared=True, lease=0.5)
+        other.bind(store.queue("q"))
+        async with AsyncJobServer(store.queue("q"), handler, limiter=limit, lease=0.5) as server:
+            await store.queue("q").add(1)
+            await until(lambda: limit.running == 1)
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                assert await other.try_acquire() is None
+            await until(lambda: server.stats().completed == 1)
+        assert await other.try_acquire() is not None
+
+    run(body)
+
+
 def test_bad_settings(run: Run) -> None:
     async def body(store: AsyncStore, queue: AsyncQueue) -> None:
         wrong: Any

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import howdah
-from howdah import Claim, ClaimLost, InvalidInput, InvalidValue, Job, JobStatus, Queue, Store
+from howdah import Claim, ClaimLost, InvalidInput, InvalidValue, Job, JobNotFound, JobStatus, Queue, Store
 from tests.conftest import Clock, open_store
 
 
@@ -685,3 +685,87 @@ def test_durations_and_texts_out_of_range_are_refused(queue: Queue, store: Store
     with pytest.raises(InvalidInput):
         queue.changes(scope=bad)
     claim.ack()
+
+
+def test_jobs_after_other_jobs(queue: Queue, clock: Clock) -> None:
+    first, second = queue.add("first"), queue.add("second", delay=10)
+    last = queue.add("last", after=[first, second, first])
+    then = queue.add_many(["then"], after=[last])
+    claim = queue.claim("w")
+    assert claim is not None
+    assert (claim.id, queue.claim("w")) == (first, None)
+    claim.ack()
+    assert queue.count() == 3
+    clock.now += 11
+    claim = queue.claim("w")
+    assert claim is not None
+    assert claim.id == second
+    assert queue.claim("w") is None
+    claim.ack()
+    claim = queue.claim("w")
+    assert claim is not None
+    assert claim.job.after == (first, second)
+    assert claim.id == last
+    claim.retry(delay=0)
+    claim = queue.claim("w")
+    assert claim is not None
+    assert claim.id == last
+    claim.ack()
+    found = queue.claim("w")
+    assert found is not None
+    assert [found.id] == then
+
+
+def test_jobs_after_one_that_fails_fail_too(queue: Queue, clock: Clock) -> None:
+    needed = queue.add("needed")
+    one, two = queue.add("one", after=[needed]), queue.add("two", after=[needed], delay=5)
+    three = queue.add("three", after=[one])
+    claim = queue.claim("w")
+    assert claim is not None
+    claim.fail("no")
+    assert queue.claim("w") is None
+    clock.now += 1
+    assert queue.claim("w") is None
+    assert [queue.get(id).error_code for id in (one, two, three)] == ["NeededJobFailed"] * 3  # type: ignore[union-attr]  # they are there
+    assert {j.id for j in queue.dead_letters()} == {needed, one, two, three}
+    assert queue.redrive([one]) == 1
+    assert queue.claim("w").id == one  # type: ignore[union-attr]  # it is there
+
+
+def test_jobs_after_others_can_be_aborted_and_expire(queue: Queue, clock: Clock) -> None:
+    needed = queue.add("needed")
+    aborted, late = queue.add("a", after=[needed]), queue.add("b", after=[needed], timeout=5)
+    assert queue.abort(aborted)
+    clock.now += 6
+    claim = queue.claim("w")
+    assert claim is not None
+    claim.ack()
+    assert queue.claim("w") is None
+    assert [queue.get(id).error_code for id in (aborted, late)] == ["Aborted", "DeadlineExceeded"]  # type: ignore[union-attr]  # they are there
+
+
+def test_what_a_job_waits_for_must_be_there(queue: Queue) -> None:
+    for bad in ("x", 5, [5], ["\0"], {"a": 1}, ["x"] * 1001):
+        with pytest.raises(InvalidInput):
+            queue.add("x", after=bad)  # type: ignore[arg-type]  # that is the point
+    for unique in (False, True):
+        with pytest.raises(JobNotFound, match="nobody"):
+            queue.add("x", after=["nobody"], unique=unique)
+        with pytest.raises(JobNotFound):
+            queue.add_many(["x", "y"], after=["nobody"], unique=unique)
+    assert queue.count() == 0
+
+
+def test_many_blocked_jobs_do_not_hide_those_behind_them(queue: Queue, clock: Clock) -> None:
+    slow, quick = queue.add("slow"), queue.add("quick")
+    queue.add_many(range(2100), after=[slow])
+    behind = queue.add("behind", after=[quick])
+    claims = queue.claim_many("w", limit=2)
+    claims[1].ack()
+    for _ in range(8):
+        clock.now += 1
+        found = queue.claim("w2", lease=1000)
+        if found is not None:
+            break
+    assert found is not None
+    assert found.id == behind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -139,12 +139,15 @@ class Queue:
         run_id: str | None = None,
         fingerprint: str | None = None,
         unique: bool = False,
+        after: Sequence[str] = (),
     ) -> str:
         """Add a job; its id. ``input`` is any JSON value.
 
         It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
         ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
-        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
+        input) waits or runs, its id is returned and nothing added. It starts when the jobs in ``after`` have completed, and
+        fails (code ``NeededJobFailed``) when one of them failed, was disabled or deleted; ``JobNotFound`` for one that the
+        queue does not have. Inside a transaction the job comes with the commit.
         """
         return self._run(
             self._async.add(
@@ -156,6 +159,7 @@ class Queue:
                 run_id=run_id,
                 fingerprint=fingerprint,
                 unique=unique,
+                after=after,
             )
         )
 
@@ -169,6 +173,7 @@ class Queue:
         max_attempts: int = 10,
         run_id: str | None = None,
         unique: bool = False,
+        after: Sequence[str] = (),
     ) -> list[str]:
         """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
         return self._run(
@@ -180,6 +185,7 @@ class Queue:
                 max_attempts=max_attempts,
                 run_id=run_id,
                 unique=unique,
+                after=after,
             )
         )
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from ..errors import InvalidInput
 from ..stores.common import Duration
 from ..stores.limiter import AsyncLimiter
+from ..stores.queue import AsyncQueue
+from ..stores.slots import AsyncSlots
 from ..values import seconds
 
 Token = Any
@@ -110,26 +112,65 @@ class _Local:
 
 
 class Concurrency(_Local):
-    """At most ``n`` jobs running at once in this process."""
+    """At most ``n`` jobs running at once: in this process, or with ``shared=True`` in all that serve the same queue. A process
+    that dies gives its share back within ``lease`` seconds."""
 
-    def __init__(self, n: int, *, clock: Clock = time) -> None:
+    def __init__(self, n: int, *, shared: bool = False, lease: Duration = 60, clock: Clock = time) -> None:
         if type(n) is not int or n < 1:
             raise InvalidInput(f"Concurrency({n!r}): expected an integer >= 1")
         super().__init__(clock)
         self._most = n
+        self._shared = shared
+        self._lease = seconds(lease, "lease")
+        self._slots: AsyncSlots | None = None
+        self._held: set[str] = set()
+
+    def bind(self, queue: AsyncQueue) -> None:
+        """Count the jobs of this queue and scope; its server calls it."""
+        if self._shared:
+            self._slots = AsyncSlots(queue._engine, queue.name, queue._scope, size=self._most, lease=self._lease)
+
+    @property
+    def scope(self) -> str:  # type: ignore[override]  # of the others it is fixed
+        """Whether other processes count, too."""
+        return "cluster" if self._shared else "process"
 
     @property
     def running(self) -> int:
-        """How many run now."""
-        return len(self._open)
+        """How many run now, in this process."""
+        return len(self._held) if self._shared else len(self._open)
+
+    def _bound(self) -> AsyncSlots:
+        if self._slots is None:
+            raise InvalidInput("Concurrency(shared=True) belongs to a job server: give it as limiter=")
+        return self._slots
 
     async def try_acquire(self) -> Token | None:
         """A token if fewer than ``n`` are out."""
-        return None if self._blocked_now() or len(self._open) >= self._most else self._token()
+        if self._blocked_now():
+            return None
+        if not self._shared:
+            return None if len(self._open) >= self._most else self._token()
+        token = await self._bound().take()
+        if token is not None:
+            self._held.add(token)
+        return token
 
     async def release(self, token: Token) -> None:
         """Give a token back."""
+        await self.complete(token)
+
+    async def complete(self, token: Token, *, success: bool = True) -> None:
+        """A start has come to its end; doing it twice changes nothing."""
         self._open.discard(token)
+        if self._shared:
+            self._held.discard(token)
+            await self._bound().give_back(token)
+
+    async def renew(self) -> None:
+        """Hold on to what is out; the server calls it before the lease is over."""
+        if self._shared and self._held:
+            await self._bound().renew(sorted(self._held))
 
     async def available_at(self) -> datetime:
         """Now, or the end of the block: when a job ends cannot be told."""
@@ -138,7 +179,10 @@ class Concurrency(_Local):
     async def clear(self) -> None:
         """Forget tokens and block."""
         self._open.clear()
+        self._held.clear()
         self._blocked = 0.0
+        if self._slots is not None:
+            await self._slots.clear()
 
 
 class Delay(_Local):
@@ -297,6 +341,18 @@ class AllOf:
         """Tell all."""
         for one in self._limiters:
             await one.block_until(when)
+
+    def bind(self, queue: AsyncQueue) -> None:
+        """Tell those that count jobs of a queue."""
+        for one in self._limiters:
+            if hasattr(one, "bind"):
+                one.bind(queue)
+
+    async def renew(self) -> None:
+        """Tell those that hold something for a time."""
+        for one in self._limiters:
+            if hasattr(one, "renew"):
+                await one.renew()
 
     async def clear(self) -> None:
         """Clear all."""

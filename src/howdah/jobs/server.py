@@ -96,6 +96,8 @@ class AsyncJobServer(Emitting):
             raise InvalidInput(f"retry={retry!r:.60}: expected howdah.Retry(…)")
         if limiter is not None:
             check_limiter(limiter)
+            if hasattr(limiter, "bind"):
+                limiter.bind(queue)
         self._queue = queue
         self._engine: Engine = queue._engine
         self._handler = handler
@@ -399,6 +401,8 @@ class AsyncJobServer(Emitting):
         if self._heartbeat and (self._running or self._ready) and now - self._renewed >= self._lease / 4:
             self._renewed = now
             await self._renew()
+            if self._limiter is not None and hasattr(self._limiter, "renew"):
+                await self._limiter.renew()
         if self._keep and now - self._swept >= SWEEP and wait:
             self._swept = now
             for status, age in self._keep.items():

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from ..engines.base import Engine, Op
-from ..errors import InvalidInput
+from ..errors import InvalidInput, JobNotFound
 from ..ids import uuid7_text
 from ..values import as_list, canonical_json, check_text, encode_json, seconds
 from .common import Duration, moment
 from .finding import Finding
-from .job import JobStatus
+from .job import JobStatus, check_id
+
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""When a job is due that waits for others."""
+MOST_NEEDED = 1000
 
 
 class Adding(Finding):
@@ -33,6 +38,7 @@ class Adding(Finding):
         run_id: str | None = None,
         fingerprint: str | None = None,
         unique: bool = False,
+        after: Sequence[str] = (),
     ) -> list[list[Any]]:
         """Rows of jobs in driver form, checked."""
         if type(priority) is not int or abs(priority) > 2**31:
@@ -47,13 +53,16 @@ class Adding(Finding):
         now = self._engine.now()
         at, visible = moment(now), moment(now + seconds(delay, "delay", zero=True))
         ends = None if timeout is None else moment(now + seconds(timeout, "timeout"))
+        needed = _ids(after)
         same = {
             "scope": self._scope,
             "tags": encode_json(self._tags) if self._tags else None,
             "run_id": run_id,
             "status": JobStatus.PENDING.value,
             "rank": -priority,
-            "due_at": visible,
+            "due_at": NEVER if needed else visible,
+            "after": encode_json(needed) if needed else None,
+            "blocked_at": at if needed else None,
             "visible_at": visible,
             "created_at": at,
             "ends_at": ends,
@@ -91,12 +100,15 @@ class Adding(Finding):
         run_id: str | None = None,
         fingerprint: str | None = None,
         unique: bool = False,
+        after: Sequence[str] = (),
     ) -> str:
         """Add a job; its id. ``input`` is any JSON value.
 
         It may start after ``delay`` seconds and not after ``timeout``; jobs of a higher ``priority`` go first;
         ``max_attempts`` counts executions. With ``unique=True``, while a job of this ``fingerprint`` (default: that of the
-        input) waits or runs, its id is returned and nothing added. Inside a transaction the job comes with the commit.
+        input) waits or runs, its id is returned and nothing added. It starts when the jobs in ``after`` have completed, and
+        fails (code ``NeededJobFailed``) when one of them failed, was disabled or deleted; ``JobNotFound`` for one that the
+        queue does not have. Inside a transaction the job comes with the commit.
         """
         (row,) = self._rows(
             [input],
@@ -107,14 +119,25 @@ class Adding(Finding):
             run_id=run_id,
             fingerprint=fingerprint,
             unique=unique,
+            after=after,
         )
         if unique:
-            return str(await self._table._write(lambda: self._adding(row)))
-        await self._table._write(lambda: self._ops.insert([row]), single=True)
+            return str(await self._table._write(lambda: self._adding(row, after)))
+        await self._table._write(lambda: self._inserting([row], after), single=not after)
         return str(row[0])
 
-    def _adding(self, row: list[Any]) -> Op[str]:
+    def _inserting(self, rows: Sequence[list[Any]], after: Sequence[str]) -> Op[None]:
+        """Add jobs; ``JobNotFound`` when one that they wait for is not there."""
+        if after:
+            there = {r[0] for r in (yield from self._ops.get_many([(id,) for id in after], ("id",)))}
+            missing = [id for id in after if id not in there]
+            if missing:
+                raise JobNotFound(f"after={missing[0]!r}: queue {self._name!r} has no such job")
+        yield from self._ops.insert(rows)
+
+    def _adding(self, row: list[Any], after: Sequence[str] = ()) -> Op[str]:
         """Add a job unless one like it is active."""
+        yield from self._inserting([], after)
         mark = row[self._ops.schema.names.index("fingerprint")]
         while True:
             for where in self._active(mark):
@@ -134,6 +157,7 @@ class Adding(Finding):
         max_attempts: int = 10,
         run_id: str | None = None,
         unique: bool = False,
+        after: Sequence[str] = (),
     ) -> list[str]:
         """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
         rows = self._rows(
@@ -144,6 +168,7 @@ class Adding(Finding):
             max_attempts=max_attempts,
             run_id=run_id,
             unique=unique,
+            after=after,
         )
         if not rows:
             return []
@@ -152,9 +177,19 @@ class Adding(Finding):
             def work() -> Op[list[str]]:
                 ids = []
                 for row in rows:
-                    ids.append((yield from self._adding(row)))
+                    ids.append((yield from self._adding(row, after)))
                 return ids
 
             return list(await self._table._write(work))
-        await self._table._write(lambda: self._ops.insert(rows), single=self._ops.at_once and len(rows) <= 1000)
+        alone = self._ops.at_once and len(rows) <= 1000 and not after
+        await self._table._write(lambda: self._inserting(rows, after), single=alone)
         return [str(row[0]) for row in rows]
+
+
+def _ids(after: object) -> list[str]:
+    """The jobs to wait for, checked, each once."""
+    if isinstance(after, str) or not isinstance(after, (list, tuple, set, frozenset)):
+        raise InvalidInput(f"after={after!r:.60}: expected a list of ids of jobs")
+    if len(after) > MOST_NEEDED:
+        raise InvalidInput(f"after: {len(after)} jobs; a job waits for {MOST_NEEDED:,} at most")
+    return list(dict.fromkeys(check_id(id) for id in after))

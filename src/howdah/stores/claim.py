@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 MAX_TRACEBACK = 48_000
 MAX_CAUSES = 8
-EXHAUSTED, ABORTED, LATE = "AttemptsExhausted", "Aborted", "DeadlineExceeded"
+EXHAUSTED, ABORTED, LATE, NEEDED = "AttemptsExhausted", "Aborted", "DeadlineExceeded", "NeededJobFailed"
 ID, TOKEN, ATTEMPTS, INPUT, DEADLINE_AT = map(CLAIMED.index, ("id", "token", "attempts", "input", "deadline_at"))
 NOTHING: dict[str, Any] = dict.fromkeys(c.name for c in COLUMNS)
 FREE: dict[str, Any] = {"lease_owner": None, "lease_expires_at": None}
-FINISHED: dict[str, Any] = {**FREE, "due_at": None, "ends_at": None, "unique_key": None}
+FINISHED: dict[str, Any] = {**FREE, "due_at": None, "ends_at": None, "blocked_at": None, "unique_key": None}
 
 
 def failed(now: float, error: str, code: str, traceback: str | None = None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class JobStatus(StrEnum):
 
 ACTIVE = (JobStatus.PENDING.value, JobStatus.PROCESSING.value)
 
-# ``due_at`` and ``ends_at`` are there while a job waits, ``lease_expires_at`` while it runs, ``unique_key`` until it has
+# ``due_at`` and ``ends_at`` are there while a job waits, ``blocked_at`` while it waits for others, ``lease_expires_at`` while it runs, ``unique_key`` until it has
 # finished, ``completed_at`` from then on: an index on one of them holds those jobs only, however many others there are.
 COLUMNS = (
     Column("id", "text"),
@@ -37,6 +37,8 @@ COLUMNS = (
     Column("rank", "integer"),
     Column("due_at", "timestamp", nullable=True),
     Column("visible_at", "timestamp"),
+    Column("after", "json", nullable=True),
+    Column("blocked_at", "timestamp", nullable=True),
     Column("created_at", "timestamp"),
     Column("ends_at", "timestamp", nullable=True),
     Column("deadline_at", "timestamp", nullable=True),
@@ -63,6 +65,7 @@ SPARSE = (
     SparseIndex(("scope", "rank", "due_at", "id"), "due_at"),
     SparseIndex(("lease_expires_at",), "lease_expires_at"),
     SparseIndex(("ends_at",), "ends_at"),
+    SparseIndex(("blocked_at", "id"), "blocked_at"),
     SparseIndex(("status", "completed_at"), "completed_at"),
     SparseIndex(("scope", "fingerprint", "completed_at"), "completed_at"),
     SparseIndex(("scope", "fingerprint"), "due_at"),
@@ -82,7 +85,7 @@ CLAIMED = (
         "token",
         "fingerprint",
     ),
-    *("progress", "progress_message", "progress_details", "input", "error", "error_code", "traceback"),
+    *("progress", "progress_message", "progress_details", "input", "error", "error_code", "traceback", "after"),
 )
 """What a worker is told of a job that it takes; the rest it knows, or it is null."""
 LINE = Line("scope", "due_at", "ends_at", ("rank", "due_at", "id"), ("rank", "visible_at", "id"))
@@ -118,6 +121,7 @@ class Job:
     lease_expires_at: datetime | None
     abort_requested_at: datetime | None
     scope: Mapping[str, Any]
+    after: tuple[str, ...] = ()
 
     @property
     def aborting(self) -> bool:
@@ -130,7 +134,7 @@ class Job:
         return self.status.value not in ACTIVE
 
 
-_SAME = [f for f in Job.__dataclass_fields__ if f not in ("queue", "run_id", "status", "priority", "scope")]
+_SAME = [f for f in Job.__dataclass_fields__ if f not in ("queue", "run_id", "status", "priority", "scope", "after")]
 
 
 def read_job(queue: str, row: Mapping[str, Any]) -> Job:
@@ -141,6 +145,7 @@ def read_job(queue: str, row: Mapping[str, Any]) -> Job:
         status=JobStatus(row["status"]),
         priority=-row["rank"],
         scope=row["tags"] or {},
+        after=tuple(row["after"] or ()),
         **{name: row[name] for name in _SAME},
     )
 

@@ -61,6 +61,7 @@ class AsyncQueue(Adding, Finding):
         self._schedules = Schedules(engine, name, self._scope)
         self._settled = self._tidied = 0.0
         self._letters_to: AsyncQueue | None = None
+        self._blocked: list[Any] | None = None
         self._behind: tuple[int, Any, str] | None = None
         self._paused = False
         self._sides = False

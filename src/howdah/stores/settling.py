@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..criteria import Compare
+from ..criteria import And, Compare, Null, Order
 from ..engines.base import Op, Patches
 from ..values import encode_json
-from .claim import ABORTED, EXHAUSTED, LATE, Outcome, failed
+from .claim import ABORTED, EXHAUSTED, LATE, NEEDED, Outcome, failed
 from .common import moment
-from .job import JobStatus
+from .job import ACTIVE, JobStatus
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
@@ -26,6 +26,7 @@ RESET: dict[str, Any] = {
     "progress_details": None,
 }
 AT_ONCE = 1000
+TOLD = ("id", "run_id", "input", "error", "error_code", "attempts")
 READ = ("id", "run_id", "input", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
         "error", "lease_expires_at")  # fmt: skip
 WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code",
@@ -60,6 +61,7 @@ def settled(queue: AsyncQueue) -> Op[tuple[bool, list[dict[str, Any]]]]:
     letters that this cannot do, because their queue is in another store."""
     failures = yield from _leases(queue)
     failures += yield from _deadlines(queue)
+    failures += yield from _blocked(queue)
     to = queue._letters_to
     letters: list[dict[str, Any]] = []
     if to is not None and failures:
@@ -113,6 +115,35 @@ def _deadlines(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
     """Jobs that were not started in time have failed; which they are."""
     now = queue._engine.now()
     late = queue._encoded(failed(now, "the deadline passed before the job was started", LATE))
-    names = ("id", "run_id", "input", "error", "error_code", "attempts")
-    rows = yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, names)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    rows = yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, TOLD)
+    return [dict(zip(TOLD, row, strict=True)) for row in rows]
+
+
+def _blocked(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
+    """Jobs that waited for others: they wait for a worker once all of these have completed, and have failed once one of them
+    never will; the latter. Where there are many, each look goes on where the last one stopped."""
+    ops = queue._ops
+    where, orders = Null("blocked_at", negated=True), (Order("blocked_at"), Order("id"))
+    names = ("id", "token", "visible_at", "after")
+    rows = yield from ops.select(where, orders, names=names, limit=AT_ONCE, after=queue._blocked, sort_keys=True)
+    queue._blocked = list(rows[-1][len(names) :]) if len(rows) == AT_ONCE else None
+    if not rows:
+        return []
+    needs = {row[0]: ops.decoders["after"](row[3]) for row in rows}
+    keys = [(id,) for id in dict.fromkeys(id for ids in needs.values() for id in ids)]
+    status = dict((yield from ops.get_many(keys, ("id", "status"))))
+    free, lost = [], []
+    for row in rows:
+        found = {status.get(id, "deleted") for id in needs[row[0]]}
+        if found == {"COMPLETED"}:
+            free.append((row[0], row[1], "PENDING", row[2]))
+        elif not found <= {"COMPLETED", *ACTIVE}:
+            lost.append(row[0])
+    if free:
+        yield from ops.patch_each(Patches(("id", "token", "status"), ("due_at",), free, {"blocked_at": None}))
+    if not lost:
+        return []
+    gone = queue._encoded(failed(queue._engine.now(), "a job that this one was to follow did not complete", NEEDED))
+    same = And((Compare("status", "=", JobStatus.PENDING.value), Null("blocked_at", negated=True)))
+    rows = yield from ops.update([(id,) for id in lost], same, gone, TOLD)
+    return [dict(zip(TOLD, row, strict=True)) for row in rows]
