@@ -533,6 +533,37 @@ def test_limits(run: Run) -> None:
     run(body)
 
 
+def test_a_slow_reader_slows_the_writer_down(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("howdah.stores.stream.AHEAD", 5)
+    emitted = 0
+
+    async def handler(value: Any, ctx: JobContext) -> Any:
+        nonlocal emitted
+        for n in range(40):
+            await ctx.emit(n)
+            emitted += 1
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        id = await queue.add("x")
+        read = []
+        async with AsyncJobServer(queue, handler) as server:
+            async for event in queue.stream(id):
+                read.append(event)
+                await asyncio.sleep(0.005)
+                assert emitted <= len(read) + 7
+            await until(lambda: server.stats().completed == 1)
+        assert read == list(range(40))
+        monkeypatch.setattr("howdah.stores.stream.PATIENCE", 0.01)
+        again = await queue.add("y")
+        stuck: Any = queue.stream(again)
+        async with AsyncJobServer(queue, handler) as server:
+            assert await anext(stuck) == 0
+            await until(lambda: server.stats().completed == 1)  # whoever reads no more does not stop the job
+        await stuck.aclose()
+
+    run(body)
+
+
 def test_concurrency_over_servers(run: Run) -> None:
     most = now = 0
 
@@ -546,7 +577,10 @@ def test_concurrency_over_servers(run: Run) -> None:
     async def body(store: AsyncStore, queue: AsyncQueue) -> None:
         with pytest.raises(InvalidInput, match="job server"):
             await Concurrency(2, shared=True).try_acquire()
-        limits: list[Any] = [Concurrency(2, shared=True, lease=0.4), AllOf([Concurrency(2, shared=True, lease=0.4), NoLimit()])]
+        limits: list[Any] = [
+            Concurrency(2, shared=True, lease=0.4),
+            AllOf([Concurrency(2, shared=True, lease=0.4), NoLimit()]),
+        ]
         assert [limit.scope for limit in limits] == ["cluster", "process"]
         servers = [
             AsyncJobServer(store.queue("q"), handler, workers=4, limiter=limit, poll=0.01, lease=0.4)

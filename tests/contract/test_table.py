@@ -515,9 +515,6 @@ def test_without_create_nothing_is_made(engine: str, url_for: Callable[[str], st
     if engine == "memory":
         pytest.skip("a database in memory cannot be prepared by hand")
     url = url_for(engine)
-    if engine.startswith("sqlite"):
-        with open_store(engine, url) as store:
-            store.kv().put("a", 1)
     with open_store(engine, url, create=False) as store, pytest.raises(SetupRequired) as caught:
         store.table(User, key="id").put(User("a", "b"))
     assert caught.value.findings

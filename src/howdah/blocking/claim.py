@@ -77,5 +77,7 @@ class Claim:
         return self._run(self._async.progress(progress, message, details=details))
 
     def emit(self, event: Any) -> int:
-        """Add an event (any JSON value) to the job's live stream; its number, from 1 without gaps over all attempts."""
+        """Add an event (any JSON value) to the job's live stream; its number, from 1 without gaps over all attempts.
+
+        Waits for a reader in this process that is 1,000 events behind."""
         return self._run(self._async.emit(event))

@@ -207,7 +207,9 @@ class AsyncClaim:
             raise self._lost()
 
     async def emit(self, event: Any) -> int:
-        """Add an event (any JSON value) to the job's live stream; its number, from 1 without gaps over all attempts."""
+        """Add an event (any JSON value) to the job's live stream; its number, from 1 without gaps over all attempts.
+
+        Waits for a reader in this process that is 1,000 events behind."""
         text = encode_json(event, "event")
         await self._queue._streams.ready()
         self._emitted = True
@@ -218,7 +220,9 @@ class AsyncClaim:
                 raise self._lost()
             return (yield from self._queue._streams.add(self.id, text))
 
-        return int(await self._queue._table._write(work))
+        seq = int(await self._queue._table._write(work))
+        await self._queue._streams.keep_pace(self.id, seq)
+        return seq
 
 
 def check_progress(progress: float, message: str, details: Any) -> dict[str, Any]:

@@ -17,6 +17,10 @@ from .common import moment
 MOST = 8 * 1024 * 1024
 AFTER = 30.0
 BATCH = 500
+AHEAD = 1000
+"""Events that a writer may be ahead of a reader in its process before it waits for it."""
+PATIENCE = 10.0
+"""Seconds that one event waits at most: a reader that reads no more must not stop the job."""
 COLUMNS = (
     Column("job", "text"),
     Column("seq", "integer"),
@@ -24,6 +28,16 @@ COLUMNS = (
     Column("total", "integer"),
     Column("expires_at", "timestamp", nullable=True),
 )
+
+
+class _Reader:
+    """How far somebody in this process has read a job's events."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+_readers: dict[tuple[int, str, str], list[_Reader]] = {}
 
 
 class Streams:
@@ -69,6 +83,28 @@ class Streams:
     async def follow(self, job: str, since: int, finished: Any) -> AsyncIterator[Any]:
         """Events after number ``since``, then those that come, until ``finished()`` is true and none is left."""
         await self.ready()
+        reader, place = _Reader(since), self._place(job)
+        _readers.setdefault(place, []).append(reader)
+        try:
+            async for event in self._events(job, reader, finished):
+                yield event
+        finally:
+            _readers[place].remove(reader)
+            if not _readers[place]:
+                del _readers[place]
+
+    def _place(self, job: str) -> tuple[int, str, str]:
+        return id(self._engine), self._ops.physical, job
+
+    async def keep_pace(self, job: str, seq: int) -> None:
+        """Wait while a reader in this process is far behind."""
+        waited = 0.0
+        while waited < PATIENCE and any(seq - r.at > AHEAD for r in _readers.get(self._place(job), ())):
+            await self._engine.pause(0.005)
+            waited += 0.005
+
+    async def _events(self, job: str, reader: _Reader, finished: Any) -> AsyncIterator[Any]:
+        since = reader.at
         while True:
             mark = await self._engine.changed(self._ops, None, 0)
             over = await finished()
@@ -79,7 +115,7 @@ class Streams:
                     raise LimitExceeded(
                         f"job {job}: events {since + 1} to {row['seq'] - 1} are no longer kept (8 MiB are)"
                     )
-                since = row["seq"]
+                since = reader.at = row["seq"]
                 yield row["event"]
             if not rows:
                 if over:

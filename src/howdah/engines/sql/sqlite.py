@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import apsw
 
-from ...errors import BackendError, Closed, Corrupt, SetupRequired, StartupError, TransactionError
+from ...errors import BackendError, Closed, Corrupt, MissingTable, SetupRequired, StartupError, TransactionError
 from ...migrations import Migration
 from ...schema import Schema
 from ..base import Capabilities, Node, Status, Work, innermost
@@ -353,7 +353,15 @@ class SqliteEngine:
                 raise
             ready = False
         while not ready:  # a migration is a transaction of its own
-            await self.write(lambda: self.setup.ensure(table))
+            try:
+                await self.write(lambda: self.setup.ensure(table))
+            except MissingTable as error:
+                if self.creates:
+                    raise
+                raise SetupRequired(
+                    f"{self.place}: nothing has been set up here and create=False: run `howdah migrate`",
+                    findings=(str(error),),
+                ) from error
             ready = not table.migrating.migrations or await self.read(lambda: self.setup.ready(table))
         with self._state:
             self._tables.setdefault(table.physical, table)
