@@ -27,8 +27,19 @@ SOURCES = {
     "store": "store",
 }
 WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
-BY_HAND = {"AsyncTransaction"}
-INTERNAL = {"key_of", "put_stored", "mapped", "polled", "resync", "reading", "stream_snapshot", "exchange", "complete"}
+BY_HAND = {"AsyncTransaction", "AsyncDatabase", "AsyncSqlTransaction"}
+INTERNAL = {
+    "key_of",
+    "put_stored",
+    "mapped",
+    "polled",
+    "resync",
+    "reading",
+    "stream_snapshot",
+    "exchange",
+    "complete",
+    "needed",
+}
 HEADER = '"""{doc} Blocking twin of ``howdah.{module}``, made by tools/blocking.py: change that, not this."""\n'
 TRANSACT = '''
     def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
@@ -157,6 +168,8 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
         if is_stream(node):
             return f"{head}        return iterate({run}, {inner})\n"
         inner = f"{run}({inner})"
+    if result == "AsyncDatabase":
+        return f"{head.replace('AsyncDatabase', 'Database')}        return Database({inner}, self._run)\n"
     if twin == "AsyncTransaction":
         return f"{head}        return Transaction({inner}, self._run, self)\n"
     if twin:
@@ -255,6 +268,7 @@ def module_text(module: str, source: str) -> str:
     lines += ["from ..events import Listener", "from .subscription import subscribed, waited"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "store":
+        lines += ["from .database import Database"]
         lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]
     return "\n".join(lines) + "\n\n\n" + body
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from .blocking.corpus import (
         Corpus as Corpus,
     )
+    from .blocking.database import (
+        Database as Database,
+        SqlTransaction as SqlTransaction,
+    )
     from .blocking.kv import (
         KV as KV,
     )
@@ -72,9 +76,19 @@ if TYPE_CHECKING:
     from .corpus.corpus import (
         AsyncCorpus as AsyncCorpus,
     )
+    from .database.database import (
+        AsyncDatabase as AsyncDatabase,
+    )
+    from .database.rows import (
+        Rows as Rows,
+    )
+    from .database.transaction import (
+        AsyncSqlTransaction as AsyncSqlTransaction,
+    )
     from .errors import (
         Ambiguous as Ambiguous,
         BackendError as BackendError,
+        CheckViolation as CheckViolation,
         ClaimLost as ClaimLost,
         Closed as Closed,
         Conflict as Conflict,
@@ -84,6 +98,7 @@ if TYPE_CHECKING:
         EmbeddingMismatch as EmbeddingMismatch,
         EmptyCriteria as EmptyCriteria,
         Error as Error,
+        ForeignKeyViolation as ForeignKeyViolation,
         Ignored as Ignored,
         InvalidCursor as InvalidCursor,
         InvalidFilter as InvalidFilter,
@@ -103,14 +118,23 @@ if TYPE_CHECKING:
         ModelUnavailable as ModelUnavailable,
         NoCoveringIndex as NoCoveringIndex,
         NotFound as NotFound,
+        NotNullViolation as NotNullViolation,
         PermanentJobError as PermanentJobError,
+        QueryError as QueryError,
         QuerySyntaxError as QuerySyntaxError,
+        QueryTimeout as QueryTimeout,
         RetryableJobError as RetryableJobError,
+        SerializationFailure as SerializationFailure,
         SetupRequired as SetupRequired,
+        SqlSyntaxError as SqlSyntaxError,
         StartupError as StartupError,
         Timeout as Timeout,
         TransactionError as TransactionError,
+        TypeMismatch as TypeMismatch,
+        UndefinedColumn as UndefinedColumn,
+        UndefinedTable as UndefinedTable,
         UnfilteredDelete as UnfilteredDelete,
+        UniqueViolation as UniqueViolation,
         UnknownCollection as UnknownCollection,
         UnknownColumn as UnknownColumn,
         Unsupported as Unsupported,
@@ -232,10 +256,16 @@ _WHERE: Final = {
     "cached": "AsyncCached",
     "changes": "AsyncChanges Change",
     "corpus.corpus": "AsyncCorpus",
-    "errors": "Ambiguous BackendError ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
-    " EmptyCriteria Error Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
-    " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound PermanentJobError QuerySyntaxError RetryableJobError SetupRequired StartupError"
-    " Timeout TransactionError UnfilteredDelete UnknownCollection UnknownColumn Unsupported WrongPassphrase",
+    "blocking.database": "Database SqlTransaction",
+    "database.database": "AsyncDatabase",
+    "database.rows": "Rows",
+    "database.transaction": "AsyncSqlTransaction",
+    "errors": "Ambiguous BackendError CheckViolation ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"
+    " EmptyCriteria Error ForeignKeyViolation Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
+    " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound NotNullViolation PermanentJobError QueryError"
+    " QuerySyntaxError QueryTimeout RetryableJobError SerializationFailure SetupRequired SqlSyntaxError StartupError"
+    " Timeout TransactionError TypeMismatch UndefinedColumn UndefinedTable UnfilteredDelete UniqueViolation UnknownCollection"
+    " UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
     "migrations": "Migration MigrationProgress",
     "pages": "Page",

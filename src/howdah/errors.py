@@ -222,3 +222,70 @@ class EmbeddingMismatch(Error):
 
 class Untrusted(Error):
     """Something that came with a foreign settings file was not approved."""
+
+
+class QueryError(Error):
+    """A SQL statement failed on the server: its ``sqlstate``, the first 100 characters of ``sql``, and the 1-based
+    ``position`` of the mistake in it, if the server told. Parameters are never in it."""
+
+    def __init__(self, message: str, *, sqlstate: str = "", sql: str = "", position: int | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.sql = sql[:100]
+        self.position = position
+
+
+class SqlSyntaxError(QueryError):
+    """The server's parser refuses the statement."""
+
+
+class UndefinedTable(QueryError):
+    """A table, view or sequence that is not there."""
+
+
+class UndefinedColumn(QueryError):
+    """A column that is not there."""
+
+
+class TypeMismatch(QueryError):
+    """A value or expression of the wrong type."""
+
+
+class NotNullViolation(QueryError):
+    """A null where none may be."""
+
+
+class CheckViolation(QueryError):
+    """A CHECK constraint refuses a row."""
+
+
+class ForeignKeyViolation(QueryError):
+    """A row refers to one that is not there, or is referred to."""
+
+
+class UniqueViolation(QueryError, DuplicateKey):
+    """A unique constraint refuses a row. ``index`` names its columns."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str = "",
+        sql: str = "",
+        position: int | None = None,
+        index: tuple[str, ...] = (),
+    ) -> None:
+        QueryError.__init__(self, message, sqlstate=sqlstate, sql=sql, position=position)
+        self.index = index
+
+
+class SerializationFailure(QueryError, Conflict):
+    """Another transaction got in between: run the transaction again."""
+
+
+class QueryTimeout(Timeout):
+    """A statement took longer than ``timeout`` seconds; the server has cancelled it."""
+
+    def __init__(self, message: str, *, timeout: float | None = None) -> None:
+        super().__init__(message)
+        self.timeout = timeout

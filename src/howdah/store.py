@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import registry
 from .corpus.chunking import Chunking
@@ -32,6 +32,9 @@ from .table import AsyncTable
 from .telemetry import Tracer, tracer
 from .urls import parse
 from .values import check_text
+
+if TYPE_CHECKING:
+    from .database.database import AsyncDatabase
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ class AsyncStore:
         self._engine = engine
         self._prefix = prefix
         self._tracer = tracer
+        self._database: AsyncDatabase | None = None
         self._borrowed = isinstance(engine, ReadOnly)
 
     def _traced(self, handle: T, name: str) -> T:
@@ -254,6 +258,15 @@ class AsyncStore:
         made = AsyncCorpus(self._engine, _store_name(name), embedder=embedder, chunking=chunking)
         return self._traced(made, name)
 
+    @property
+    def database(self) -> AsyncDatabase:
+        """Plain SQL on the store's Postgres, over connections of its own; ``Unsupported`` on other engines."""
+        if self._database is None:
+            from .database.opening import of_engine
+
+            self._database = of_engine(self._engine)
+        return self._database
+
     def scoped(self, prefix: str) -> AsyncStore:
         """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""
         if not isinstance(prefix, str) or not prefix:
@@ -331,6 +344,8 @@ class AsyncStore:
         if innermost(self._engine) is not None:
             raise TransactionError("close() inside a transaction of the same store: end the transaction first")
         await self._stop_users()
+        if self._database is not None:
+            await self._database.close()
         await self._engine.close()
 
     async def _stop_users(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from tests.conftest import open_store
 Body = Callable[[AsyncStore, AsyncQueue], Awaitable[None]]
 Run = Callable[[Body], None]
 QUICK = Retry(delay=0.001)
+CONTEXT: ContextVar[Any] = ContextVar("context", default=None)
 
 
 @pytest.fixture(params=["memory", "sqlite", "pg"])
@@ -161,7 +163,7 @@ def test_what_fails_by_time_is_sent_to_the_dead_letters_too(run: Run) -> None:
         late = await queue.add("late", timeout=0.001)
         await asyncio.sleep(0.01)
         async with AsyncJobServer(queue, handler, dead_letter_to=letters):
-            await until_async(letters, 2)
+            await until_count(letters, 2)
         claims = await letters.claim_many("w", limit=9)
         found = {c.input["id"]: c.input for c in claims}
         assert (found[lost]["error_code"], found[lost]["input"], found[lost]["run_id"]) == (
@@ -172,12 +174,64 @@ def test_what_fails_by_time_is_sent_to_the_dead_letters_too(run: Run) -> None:
         assert (found[late]["error_code"], found[late]["attempts"]) == ("DeadlineExceeded", 0)
         assert len(await queue.dead_letters()) == 2
 
-    async def until_async(letters: AsyncQueue, count: int) -> None:
-        for _ in range(500):
-            if await letters.count() == count:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("no letters came")
+    run(body)
+
+
+def test_letters_wait_for_their_own_server(run: Run) -> None:
+    """Whoever notices that a job has failed, the letter goes to the queue of its scope's server, once."""
+
+    async def handler(value: Any, ctx: JobContext) -> None: ...
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        mine, other = (store.queue("shared", scope={"tenant": n}) for n in (1, 2))
+        letters = store.queue("letters")
+        deep: dict[str, Any] = {}
+        inside: Any = deep
+        for _ in range(127):
+            inside["a"] = inside = {}
+        for one in (mine, other):
+            await one.add(deep, max_attempts=1)
+            assert await one.claim("gone", lease=0) is not None
+        assert await store.queue("shared").claim("bystander") is None  # it settles all of them
+        assert len(await mine.dead_letters()) == len(await other.dead_letters()) == 1
+        async with AsyncJobServer(mine, handler, dead_letter_to=letters), AsyncJobServer(mine, handler):
+            await until_count(letters, 1)
+            await asyncio.sleep(0.5)
+        claims = await letters.claim_many("w", limit=9)
+        assert [(c.input["error_code"], c.input["input"]) for c in claims] == [("AttemptsExhausted", None)]
+
+    run(body)
+
+
+async def until_count(queue: AsyncQueue, count: int) -> None:
+    for _ in range(500):
+        if await queue.count() == count:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"there are {await queue.count()} jobs, not {count}")
+
+
+def test_handlers_are_apart(run: Run) -> None:
+    """What one sets in its context, or does to its own task, is nothing to the next."""
+    seen: list[Any] = []
+
+    async def handler(value: Any, ctx: JobContext) -> None:
+        seen.append(CONTEXT.get())
+        CONTEXT.set(value)
+        if value == 0:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        ids = await queue.add_many(range(6))
+        async with AsyncJobServer(queue, handler, limiter=Concurrency(1), poll=0.01) as server:
+            await until(lambda: server.stats().completed == 5)
+        assert seen == [None] * 6
+        job = await queue.get(ids[0])
+        assert job is not None
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "permanent_job_error")
 
     run(body)
 
@@ -608,7 +662,7 @@ def test_a_shared_slot_is_kept_while_the_job_runs(run: Run) -> None:
         limit = Concurrency(1, shared=True, lease=0.5)
         other = Concurrency(1, shared=True, lease=0.5)
         other.bind(store.queue("q"))
-        async with AsyncJobServer(store.queue("q"), handler, limiter=limit, lease=0.5) as server:
+        async with AsyncJobServer(store.queue("q"), handler, limiter=limit, heartbeat=False) as server:
             await store.queue("q").add(1)
             await until(lambda: limit.running == 1)
             for _ in range(8):

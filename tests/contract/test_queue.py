@@ -728,8 +728,12 @@ def test_jobs_after_one_that_fails_fail_too(queue: Queue, clock: Clock) -> None:
     assert queue.claim("w") is None
     assert [queue.get(id).error_code for id in (one, two, three)] == ["NeededJobFailed"] * 3  # type: ignore[union-attr]  # they are there
     assert {j.id for j in queue.dead_letters()} == {needed, one, two, three}
-    assert queue.redrive([one]) == 1
-    assert queue.claim("w").id == one  # type: ignore[union-attr]  # it is there
+    assert queue.redrive() == 4
+    again = queue.claim_many("w", limit=9)
+    assert [c.id for c in again] == [needed]  # the others wait for it again
+    again[0].ack()
+    clock.now += 1
+    assert [c.id for c in queue.claim_many("w", limit=9)] == [one, two]
 
 
 def test_jobs_after_others_can_be_aborted_and_expire(queue: Queue, clock: Clock) -> None:
@@ -744,7 +748,27 @@ def test_jobs_after_others_can_be_aborted_and_expire(queue: Queue, clock: Clock)
     assert [queue.get(id).error_code for id in (aborted, late)] == ["Aborted", "DeadlineExceeded"]  # type: ignore[union-attr]  # they are there
 
 
-def test_what_a_job_waits_for_must_be_there(queue: Queue) -> None:
+def test_a_completed_job_stays_while_others_need_it(queue: Queue, clock: Clock) -> None:
+    quick, slow = queue.add("quick"), queue.add("slow")
+    last = queue.add("last", after=[quick, slow])
+    claims = queue.claim_many("w", limit=9)
+    claims[0].ack()
+    assert queue.purge(JobStatus.COMPLETED) == 0
+    claims[1].ack()
+    clock.now += 1
+    claim = queue.claim("w")
+    assert claim is not None
+    assert claim.id == last
+    assert queue.purge(JobStatus.COMPLETED) == 2
+
+
+def test_what_a_job_waits_for_must_be_there(queue: Queue, store: Store) -> None:
+    stranger = store.queue("work", scope={"tenant": 2}).add("x")
+    queue.pause()
+    for id in (stranger, "paused"):
+        with pytest.raises(JobNotFound):
+            queue.add("x", after=[id])
+    queue.resume()
     for bad in ("x", 5, [5], ["\0"], {"a": 1}, ["x"] * 1001):
         with pytest.raises(InvalidInput):
             queue.add("x", after=bad)  # type: ignore[arg-type]  # that is the point

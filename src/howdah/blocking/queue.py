@@ -8,7 +8,10 @@ from typing import Any
 
 from ..changes import Change
 from ..stores.common import Duration
-from ..stores.job import Job, JobStatus
+from ..stores.job import (
+    Job,
+    JobStatus,
+)
 from ..stores.queue import AsyncQueue
 from ..stores.schedule import Schedule
 from .changes import Changes
@@ -81,7 +84,8 @@ class Queue:
         return self._run(self._async.clear())
 
     def purge(self, status: JobStatus | str, older_than: Duration = 0) -> int:
-        """Delete the jobs that finished with a status at least so many seconds ago; how many."""
+        """Delete the jobs that finished with a status at least so many seconds ago; how many. Completed ones that others
+        wait for stay."""
         return self._run(self._async.purge(status, older_than))
 
     def redrive(self, ids: Iterable[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from ..sealing import Keyring
 from ..store import AsyncStore, T
 from .blobs import Blobs
 from .corpus import Corpus
+from .database import Database
 from .kv import KV
 from .limiter import Limiter
 from .queue import Queue
@@ -193,6 +194,11 @@ class Store:
         else the bundled model where installed) or ``None``; ``chunking`` sets the size of passages.
         """
         return Corpus(self._async.corpus(name, embedder=embedder, chunking=chunking), self._run)
+
+    @property
+    def database(self) -> Database:
+        """Plain SQL on the store's Postgres, over connections of its own; ``Unsupported`` on other engines."""
+        return Database(self._async.database, self._run)
 
     def scoped(self, prefix: str) -> Store:
         """A store confined to keys under ``prefix``, searches included. The whole store sees them with the prefix."""

@@ -139,7 +139,10 @@ class Attempt:
         if self.why is not None:  # what stopped the handler must not stop what follows
             task.uncancel()
         elif isinstance(error, asyncio.CancelledError) and task.cancelling():
-            raise error
+            if self._server.ending:
+                raise error
+            while task.cancelling():  # the handler cancelled itself: it has failed, and the rest goes on
+                task.uncancel()
         return output, error
 
     async def _stopped(self) -> Ended:

@@ -167,6 +167,11 @@ class Concurrency(_Local):
             self._held.discard(token)
             await self._bound().give_back(token)
 
+    @property
+    def renew_every(self) -> float | None:
+        """Seconds after which the server calls ``renew``."""
+        return self._lease / 4 if self._shared else None
+
     async def renew(self) -> None:
         """Hold on to what is out; the server calls it before the lease is over."""
         if self._shared and self._held:
@@ -347,6 +352,11 @@ class AllOf:
         for one in self._limiters:
             if hasattr(one, "bind"):
                 one.bind(queue)
+
+    @property
+    def renew_every(self) -> float | None:
+        """The shortest time after which one of them is to be renewed."""
+        return min((e for one in self._limiters if (e := getattr(one, "renew_every", None))), default=None)
 
     async def renew(self) -> None:
         """Tell those that hold something for a time."""

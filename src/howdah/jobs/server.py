@@ -116,7 +116,8 @@ class AsyncJobServer(Emitting):
         self._attempt_timeout = None if attempt_timeout is None else seconds(attempt_timeout, "attempt_timeout")
         kept = {"COMPLETED": keep_completed, "FAILED": keep_failed, "DISABLED": keep_disabled}
         self._keep = {s: seconds(k, "keep", zero=True) for s, k in kept.items() if k is not None}
-        self._dead_letter_to = queue._letters_to = dead_letter_to
+        self._dead_letter_to = dead_letter_to
+        queue._letters_to = dead_letter_to or queue._letters_to
         self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._newest: dict[str, Attempt] = {}
         self._reporting: set[asyncio.Task[None]] = set()
@@ -129,7 +130,8 @@ class AsyncJobServer(Emitting):
         self._counts = dict.fromkeys(("started", "completed", "failed", "aborted", "retried", "disabled"), 0)
         self._times: deque[float] = deque(maxlen=TIMES)
         self._blocked_until = 0.0
-        self._renewed = self._looked = self._swept = 0.0
+        self._renewed = self._looked = self._swept = self._held = 0.0
+        self._hold_every: float | None = getattr(limiter, "renew_every", None)
         if limiter is not None and limiter.scope == "process" and queue._engine.durable:
             log.warning("a limiter of this process guards queue %r, which other processes serve, too", queue.name)
 
@@ -139,6 +141,11 @@ class AsyncJobServer(Emitting):
     def running(self) -> bool:
         """Whether the server has been started and not stopped."""
         return self._main is not None and not self._main.done()
+
+    @property
+    def ending(self) -> bool:
+        """Whether tasks that are cancelled are so because the server, or the event loop, stops."""
+        return self._stopping or self._main is None or self._main.done() or self._main.cancelling() > 0
 
     def stats(self) -> Stats:
         """What happened since the start."""
@@ -180,7 +187,7 @@ class AsyncJobServer(Emitting):
         if rest:
             await asyncio.wait(rest, timeout=GRACE)
         for attempt, task in list(self._running.values()):
-            log.warning("job %s does not stop; it stays claimed until its lease ends", attempt.claim.id)
+            log.warning("job %s does not stop; its task is cancelled", attempt.claim.id)
             task.cancel()
         main, self._main = self._main, None
         if main is not None:
@@ -299,7 +306,9 @@ class AsyncJobServer(Emitting):
         if older is not None:  # its lease was lost to ourselves
             older.stop(LOST)
         self._newest[claim.id] = attempt
-        task = asyncio.get_running_loop().create_task(self._run(attempt))
+        # What a handler sets in its context must not reach the next one.
+        context = contextvars.copy_context() if self._main is None else contextvars.Context()
+        task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
         self._running[attempt.key] = attempt, task
         self._reporting.add(task)
         task.add_done_callback(self._reporting.discard)
@@ -321,12 +330,19 @@ class AsyncJobServer(Emitting):
                 self._outcomes.append(Outcome(attempt.claim, ended.output))
             self._times.append(asyncio.get_running_loop().time() - attempt.began)
             self._wake.set()
-        try:
             if self._limiter is not None:
-                await self._limiter.complete(attempt.token, success=ended.kind == "completed")
+                await self._complete_limit(attempt, success=ended.kind == "completed")
+        try:
             await self._report(attempt.claim, ended)
             if self._ready and not self._stopping:
                 await self._start_ready()
+        except Exception as error:
+            log.warning("worker %s, after job %s: %s", self._id, attempt.claim.id, error)
+
+    async def _complete_limit(self, attempt: Attempt, *, success: bool) -> None:
+        assert self._limiter is not None
+        try:
+            await self._limiter.complete(attempt.token, success=success)
         except Exception as error:
             log.warning("worker %s, after job %s: %s", self._id, attempt.claim.id, error)
 
@@ -369,7 +385,8 @@ class AsyncJobServer(Emitting):
             else:
                 log.warning("job %s: the lease was lost, its output is refused", outcome.claim.id)
         if done and self._keep.get("COMPLETED") == 0:
-            await self._queue._table.delete_many(sorted(done))
+            gone = done - await self._queue.needed()  # those go later
+            await self._queue._table.delete_many(sorted(gone))
 
     async def _pause(self, mark: int, wait: float) -> None:
         """Until a handler ends, something changes in the queue, or the time is over."""
@@ -379,7 +396,7 @@ class AsyncJobServer(Emitting):
         if time.monotonic() < self._blocked_until:
             wait = min(wait, self._blocked_until - time.monotonic())
         if self._running:
-            wait = min(wait, LOOK, self._lease / 4)
+            wait = min(wait, LOOK, self._lease / 4, self._hold_every or LOOK)
         woken = asyncio.ensure_future(self._wake.wait())
         changed = asyncio.ensure_future(self._engine.changed(self._queue._ops, mark, wait))
         try:
@@ -401,8 +418,9 @@ class AsyncJobServer(Emitting):
         if self._heartbeat and (self._running or self._ready) and now - self._renewed >= self._lease / 4:
             self._renewed = now
             await self._renew()
-            if self._limiter is not None and hasattr(self._limiter, "renew"):
-                await self._limiter.renew()
+        if self._hold_every is not None and now - self._held >= self._hold_every:
+            self._held = now
+            await self._limiter.renew()  # type: ignore[union-attr]  # it says how often
         if self._keep and now - self._swept >= SWEEP and wait:
             self._swept = now
             for status, age in self._keep.items():

@@ -13,7 +13,7 @@ from ..ids import uuid7_text
 from ..values import as_list, canonical_json, check_text, encode_json, seconds
 from .common import Duration, moment
 from .finding import Finding
-from .job import JobStatus, check_id
+from .job import PAUSED, JobStatus, check_id
 
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """When a job is due that waits for others."""
@@ -129,7 +129,8 @@ class Adding(Finding):
     def _inserting(self, rows: Sequence[list[Any]], after: Sequence[str]) -> Op[None]:
         """Add jobs; ``JobNotFound`` when one that they wait for is not there."""
         if after:
-            there = {r[0] for r in (yield from self._ops.get_many([(id,) for id in after], ("id",)))}
+            found = yield from self._ops.get_many([(id,) for id in after], ("id", "scope", "status"))
+            there = {r[0] for r in found if r[1] == self._scope and r[2] != PAUSED}
             missing = [id for id in after if id not in there]
             if missing:
                 raise JobNotFound(f"after={missing[0]!r}: queue {self._name!r} has no such job")

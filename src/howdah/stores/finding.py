@@ -12,8 +12,7 @@ from ..pages import check_limit
 from ..table import AsyncTable
 from ..values import as_list, fingerprint as fingerprint_of
 from .claim import ABORTED
-from .job import Job, JobStatus, check_id, read_job
-from .settling import PAUSED
+from .job import PAUSED, Job, JobStatus, check_id, read_job
 
 
 class Finding:
@@ -34,13 +33,12 @@ class Finding:
         )
         return And(()) if found is None else found
 
-    def _active(self, mark: str) -> tuple[Criteria, Criteria]:
-        """Criteria of the jobs of a fingerprint that run, and that wait: each by an index of those that do."""
+    def _active(self, mark: str) -> tuple[Criteria, ...]:
+        """Criteria of the jobs of a fingerprint that wait and that run, each by an index of those that do. Looking in this
+        order finds one that begins meanwhile, or is given back."""
         same = (self._mine(), Compare("fingerprint", "=", mark))
-        return (
-            And((*same, Null("lease_expires_at", negated=True))),
-            And((*same, Null("due_at", negated=True))),
-        )
+        waits, runs = (And((*same, Null(n, negated=True))) for n in ("due_at", "lease_expires_at"))
+        return waits, runs, waits
 
     def _job(self, row: Mapping[str, Any]) -> Job:
         return read_job(self._name, row)

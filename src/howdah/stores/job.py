@@ -24,9 +24,12 @@ class JobStatus(StrEnum):
     DISABLED = "DISABLED"
 
 
+PAUSED = "paused"
+"""Status and id (with the scope behind it) of a row that stands for a pause; no job has either."""
 ACTIVE = (JobStatus.PENDING.value, JobStatus.PROCESSING.value)
 
-# ``due_at`` and ``ends_at`` are there while a job waits, ``blocked_at`` while it waits for others, ``lease_expires_at`` while it runs, ``unique_key`` until it has
+# ``due_at`` and ``ends_at`` are there while a job waits, ``blocked_at`` while it waits for others, ``letter_due``
+# when time has made it fail and no dead letter was sent, ``lease_expires_at`` while it runs, ``unique_key`` until it has
 # finished, ``completed_at`` from then on: an index on one of them holds those jobs only, however many others there are.
 COLUMNS = (
     Column("id", "text"),
@@ -49,6 +52,7 @@ COLUMNS = (
     Column("lease_expires_at", "timestamp", nullable=True),
     Column("last_attempted_at", "timestamp", nullable=True),
     Column("completed_at", "timestamp", nullable=True),
+    Column("letter_due", "timestamp", nullable=True),
     Column("abort_requested_at", "timestamp", nullable=True),
     Column("fingerprint", "text"),
     Column("unique_key", "text", nullable=True),
@@ -70,6 +74,7 @@ SPARSE = (
     SparseIndex(("scope", "fingerprint", "completed_at"), "completed_at"),
     SparseIndex(("scope", "fingerprint"), "due_at"),
     SparseIndex(("run_id",), "run_id"),
+    SparseIndex(("scope", "letter_due"), "letter_due"),
     SparseIndex(("scope", "unique_key"), "unique_key", unique=True),
 )
 CLAIMED = (

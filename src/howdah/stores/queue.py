@@ -19,13 +19,13 @@ from ..rows import RowType
 from ..schema import build
 from ..table import AsyncTable
 from ..values import as_list, check_text, encode_json, fingerprint as fingerprint_of, seconds
-from .adding import Adding
+from .adding import NEVER, Adding
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
 from .finding import Finding
-from .job import ACTIVE, CLAIMED, COLUMNS, LINE, SPARSE, TELL, Job, JobStatus, check_id, check_scope
+from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
-from .settling import PAUSED, RESET, patches, settled
+from .settling import RESET, Letter, patches, sent, settled
 from .stream import Streams
 
 log = logging.getLogger("howdah")
@@ -135,7 +135,7 @@ class AsyncQueue(Adding, Finding):
         self, outcomes: Sequence[Outcome], worker: str, size: int, lease: float, *, settle: bool
     ) -> tuple[set[str], list[AsyncClaim]]:
         ops, now = self._ops, self._engine.now()
-        paused, letters = [self._paused], list[dict[str, Any]]()
+        paused, letters = [self._paused], list[Letter]()
         take = self._take(worker, size, now, lease)._replace(behind=None if settle else self._behind)
 
         def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
@@ -146,7 +146,7 @@ class AsyncQueue(Adding, Finding):
             if paused[0]:
                 return (yield from self._completing(outcomes)), []
             done, rows = yield from ops.exchange(patches(self, outcomes), take)
-            yield from self._ended(outcomes)
+            yield from self._ended(outcomes, done)
             return done, rows
 
         alone = ops.at_once and not settle and not any(o.claim._emitted for o in outcomes)
@@ -161,7 +161,8 @@ class AsyncQueue(Adding, Finding):
             self._paused = paused[0]
             if letters and self._letters_to is not None:  # of another store, which this write cannot reach
                 try:
-                    await self._letters_to.add_many(letters)
+                    await self._letters_to.add_many([x.text for x in letters])
+                    await self._table._write(lambda: sent(self, letters), quiet=True)
                 except Error as error:
                     log.warning("queue %r: %d dead letters could not be sent: %s", self._name, len(letters), error)
             self._tidied = self._tidied if 0 <= now - self._tidied < TIDY_EVERY else now
@@ -180,12 +181,12 @@ class AsyncQueue(Adding, Finding):
         if not outcomes:
             return set()
         done: set[str] = yield from self._ops.patch_each(patches(self, outcomes))
-        yield from self._ended(outcomes)
+        yield from self._ended(outcomes, done)
         return done
 
-    def _ended(self, outcomes: Sequence[Outcome]) -> Op[None]:
+    def _ended(self, outcomes: Sequence[Outcome], done: set[str]) -> Op[None]:
         for outcome in outcomes:
-            if outcome.claim._emitted:
+            if outcome.claim._emitted and outcome.claim.id in done:
                 yield from self._streams.end(outcome.claim.id)
 
     def _encoded(self, patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,13 +266,20 @@ class AsyncQueue(Adding, Finding):
         return await self._table.delete_where(And((self._mine(), In("status", tuple(s.value for s in JobStatus)))))
 
     async def purge(self, status: JobStatus | str, older_than: Duration = 0) -> int:
-        """Delete the jobs that finished with a status at least so many seconds ago; how many."""
+        """Delete the jobs that finished with a status at least so many seconds ago; how many. Completed ones that others
+        wait for stay."""
         if str(status) in ACTIVE:
             raise InvalidInput(f"status={str(status)!r}: only finished jobs are purged; delete() or clear() the others")
         edge = moment(self._engine.now() - seconds(older_than, "older_than", zero=True))
-        return await self._table.delete_where(
-            And((self._mine(), self._status(status), Compare("completed_at", "<=", edge)))
-        )
+        where = [self._mine(), self._status(status), Compare("completed_at", "<=", edge)]
+        if JobStatus(status) is JobStatus.COMPLETED and (needed := await self.needed()):
+            where.append(In("id", tuple(sorted(needed)), negated=True))
+        return await self._table.delete_where(And(tuple(where)))
+
+    async def needed(self) -> set[str]:
+        """The jobs that blocked ones wait for: to delete one would make these fail."""
+        rows = await self._table.query(Null("blocked_at", negated=True), select=["after"]).all()
+        return {id for row in rows for id in row["after"]}
 
     async def redrive(self, ids: Iterable[str] | None = None) -> int:
         """Let failed jobs (all dead letters, or these) run again with all their attempts; how many."""
@@ -281,12 +289,16 @@ class AsyncQueue(Adding, Finding):
             where = And((*where.parts, Compare("error_code", "!=", ABORTED)))
         else:
             where = And((*where.parts, In("id", tuple(check_id(id) for id in as_list(ids, "redrive")))))
-        columns = ("status", "due_at", "visible_at", "attempts", *RESET)
-        at = self._ops.encode_value("due_at", now)
+        columns = ("status", "visible_at", "due_at", "blocked_at", "attempts", *RESET)
+        at, never = (self._ops.encode_value("due_at", m) for m in (now, NEVER))
 
         def work() -> Op[int]:
-            rows = yield from self._ops.select(where, (), names=("id", "token"), limit=None)
-            again = [(*r[:2], "PENDING", at, at, 0, *RESET.values()) for r in map(tuple, rows)]
+            rows = yield from self._ops.select(where, (), names=("id", "token", "after"), limit=None)
+            # A job that is to follow others waits for them again.
+            again = [
+                (*r[:2], "PENDING", at, at if r[2] is None else never, None if r[2] is None else at, 0, *RESET.values())
+                for r in map(tuple, rows)
+            ]
             return len((yield from self._ops.patch_each(Patches(("id", "token"), columns, again)))) if again else 0
 
         return int(await self._table._write(work))

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..criteria import And, Compare, Null, Order
 from ..engines.base import Op, Patches
+from ..errors import InvalidValue
 from ..values import encode_json
 from .claim import ABORTED, EXHAUSTED, LATE, NEEDED, Outcome, failed
 from .common import moment
-from .job import ACTIVE, JobStatus
+from .job import ACTIVE, PAUSED, JobStatus
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
 
-PAUSED = "paused"
-"""Status and id (with the scope behind it) of a row that stands for a pause; no job has either."""
 RESET: dict[str, Any] = {
     **dict.fromkeys(
-        ("completed_at", "error", "error_code", "traceback", "abort_requested_at", "deadline_at", "ends_at")
+        (
+            "completed_at",
+            "error",
+            "error_code",
+            "traceback",
+            "abort_requested_at",
+            "deadline_at",
+            "ends_at",
+            "letter_due",
+        )
     ),
     "progress": 0.0,
     "progress_message": "",
     "progress_details": None,
 }
 AT_ONCE = 1000
-TOLD = ("id", "run_id", "input", "error", "error_code", "attempts")
-READ = ("id", "run_id", "input", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
+KEPT = 86400.0
+"""Seconds for which a dead letter that nobody sent is still due."""
+TOLD = ("id", "letter_due", "run_id", "input", "error", "error_code", "attempts")
+READ = ("id", "token", "attempts", "max_attempts", "abort_requested_at", "visible_at", "deadline_at", "unique_key",
         "error", "lease_expires_at")  # fmt: skip
 WRITTEN = ("status", "due_at", "ends_at", "lease_owner", "lease_expires_at", "completed_at", "error", "error_code",
-           "unique_key", "progress")  # fmt: skip
+           "unique_key", "progress", "letter_due")  # fmt: skip
+
+
+class Letter(NamedTuple):
+    """A dead letter: the job, since when it is due (driver form), and what is told of it."""
+
+    id: str
+    due: Any
+    text: dict[str, Any]
 
 
 def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
@@ -56,20 +74,13 @@ def letter(queue: str, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"queue": queue, "run_id": job["run_id"] or job["id"], **about}
 
 
-def settled(queue: AsyncQueue) -> Op[tuple[bool, list[dict[str, Any]]]]:
-    """Deal with what time has done; whether the queue is paused. Jobs that have failed are sent on in the same write; the
-    letters that this cannot do, because their queue is in another store."""
-    failures = yield from _leases(queue)
-    failures += yield from _deadlines(queue)
-    failures += yield from _blocked(queue)
-    to = queue._letters_to
-    letters: list[dict[str, Any]] = []
-    if to is not None and failures:
-        read = queue._ops.reader(("input",))
-        letters = [letter(queue.name, {**f, **read((f["input"],))}) for f in failures]
-        if to._engine is queue._engine:
-            yield from to._ops.insert(to._rows(letters))
-            letters = []
+def settled(queue: AsyncQueue) -> Op[tuple[bool, list[Letter]]]:
+    """Deal with what time has done; whether the queue is paused, and the dead letters that are still to be sent, because
+    their queue is in another store."""
+    yield from _leases(queue)
+    yield from _deadlines(queue)
+    yield from _blocked(queue)
+    letters = yield from _letters(queue)
 
     def add(input: Any, options: Mapping[str, Any]) -> Op[None]:
         row = queue._scheduled(input, options)
@@ -82,16 +93,51 @@ def settled(queue: AsyncQueue) -> Op[tuple[bool, list[dict[str, Any]]]]:
     return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",)))), letters
 
 
-def _leases(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
-    """Jobs whose lease has expired wait again at their old place, unless no attempt is left or they were to stop; those
-    for which none was left."""
+def _letters(queue: AsyncQueue) -> Op[list[Letter]]:
+    """Send on the jobs of this scope that time has made fail, in the same write if it can."""
+    to = queue._letters_to
+    if to is None:
+        return []
+    recent = moment(queue._engine.now() - KEPT)
+    where = And((Compare("scope", "=", queue._scope), Compare("letter_due", ">", recent)))
+    rows = yield from queue._ops.select(where, (), names=TOLD, limit=AT_ONCE)
+    letters = [Letter(row[0], row[1], _told(queue, row)) for row in rows]
+    if to._engine is not queue._engine:
+        return letters
+    mine = yield from sent(queue, letters)
+    if mine:
+        yield from to._ops.insert(to._rows([x.text for x in letters if x.id in mine]))
+    return []
+
+
+def sent(queue: AsyncQueue, letters: Sequence[Letter]) -> Op[set[str]]:
+    """Take these letters off; those that nobody else took meanwhile."""
+    if not letters:
+        return set()
+    rows = [(x.id, x.due) for x in letters]
+    done: set[str] = yield from queue._ops.patch_each(Patches(("id", "letter_due"), (), rows, {"letter_due": None}))
+    return done
+
+
+def _told(queue: AsyncQueue, row: Sequence[Any]) -> dict[str, Any]:
+    job = queue._ops.reader(TOLD)(row)
+    made = letter(queue.name, job)
+    try:
+        encode_json(made)
+    except InvalidValue:  # the input is as deep as JSON may be
+        made["input"] = None
+    return made
+
+
+def _leases(queue: AsyncQueue) -> Op[None]:
+    """Jobs whose lease has expired wait again at their old place, unless no attempt is left or they were to stop."""
     ops, now = queue._ops, queue._engine.now()
     where = Compare("lease_expires_at", "<=", moment(now))
     rows = yield from ops.select(where, (), names=READ, limit=AT_ONCE)
     if not rows:
-        return []
+        return
     at = ops.encode_value("completed_at", moment(now))
-    changed, lost = [], []
+    changed = []
     for row in rows:
         old = dict(zip(READ, row, strict=True))
         new: dict[str, Any] = dict.fromkeys(WRITTEN)
@@ -101,34 +147,37 @@ def _leases(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
             new |= {"status": "FAILED", "completed_at": at, "error": "aborted", "error_code": ABORTED}
         elif old["attempts"] >= old["max_attempts"]:
             why = old["error"] or "the lease of the last attempt expired: its worker is gone or was too slow"
-            new |= {"status": "FAILED", "completed_at": at, "error": why, "error_code": EXHAUSTED}
-            lost.append({**old, "error": why, "error_code": EXHAUSTED})
+            new |= {"status": "FAILED", "completed_at": at, "error": why, "error_code": EXHAUSTED, "letter_due": at}
         else:
             kept = {"unique_key": old["unique_key"]}
             new |= {"status": "PENDING", "due_at": old["visible_at"], "ends_at": old["deadline_at"], **kept}
         changed.append((old["id"], old["token"], "PROCESSING", old["lease_expires_at"], *(new[n] for n in WRITTEN)))
-    done = yield from ops.patch_each(Patches(("id", "token", "status", "lease_expires_at"), WRITTEN, changed))
-    return [old for old in lost if old["id"] in done]
+    yield from ops.patch_each(Patches(("id", "token", "status", "lease_expires_at"), WRITTEN, changed))
 
 
-def _deadlines(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
-    """Jobs that were not started in time have failed; which they are."""
+def _by_time(queue: AsyncQueue, error: str, code: str) -> dict[str, Any]:
+    """Values of a job that time has made fail: a dead letter is due."""
     now = queue._engine.now()
-    late = queue._encoded(failed(now, "the deadline passed before the job was started", LATE))
-    rows = yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, TOLD)
-    return [dict(zip(TOLD, row, strict=True)) for row in rows]
+    return queue._encoded({**failed(now, error, code), "letter_due": moment(now)})
 
 
-def _blocked(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
+def _deadlines(queue: AsyncQueue) -> Op[None]:
+    """Jobs that were not started in time have failed."""
+    now = queue._engine.now()
+    late = _by_time(queue, "the deadline passed before the job was started", LATE)
+    yield from queue._ops.update(None, Compare("ends_at", "<=", moment(now)), late, ("id",))
+
+
+def _blocked(queue: AsyncQueue) -> Op[None]:
     """Jobs that waited for others: they wait for a worker once all of these have completed, and have failed once one of them
-    never will; the latter. Where there are many, each look goes on where the last one stopped."""
+    never will. Where there are many, each look goes on where the last one stopped."""
     ops = queue._ops
     where, orders = Null("blocked_at", negated=True), (Order("blocked_at"), Order("id"))
     names = ("id", "token", "visible_at", "after")
     rows = yield from ops.select(where, orders, names=names, limit=AT_ONCE, after=queue._blocked, sort_keys=True)
     queue._blocked = list(rows[-1][len(names) :]) if len(rows) == AT_ONCE else None
     if not rows:
-        return []
+        return
     needs = {row[0]: ops.decoders["after"](row[3]) for row in rows}
     keys = [(id,) for id in dict.fromkeys(id for ids in needs.values() for id in ids)]
     status = dict((yield from ops.get_many(keys, ("id", "status"))))
@@ -141,9 +190,7 @@ def _blocked(queue: AsyncQueue) -> Op[list[dict[str, Any]]]:
             lost.append(row[0])
     if free:
         yield from ops.patch_each(Patches(("id", "token", "status"), ("due_at",), free, {"blocked_at": None}))
-    if not lost:
-        return []
-    gone = queue._encoded(failed(queue._engine.now(), "a job that this one was to follow did not complete", NEEDED))
-    same = And((Compare("status", "=", JobStatus.PENDING.value), Null("blocked_at", negated=True)))
-    rows = yield from ops.update([(id,) for id in lost], same, gone, TOLD)
-    return [dict(zip(TOLD, row, strict=True)) for row in rows]
+    if lost:
+        gone = _by_time(queue, "a job that this one was to follow did not complete", NEEDED)
+        same = And((Compare("status", "=", JobStatus.PENDING.value), Null("blocked_at", negated=True)))
+        yield from ops.update([(id,) for id in lost], same, gone, ("id",))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ..criteria import And, Compare, Null, Order
-from ..engines.base import Engine, Op
+from ..engines.base import Engine, Op, innermost
 from ..errors import LimitExceeded
 from ..naming import store_table
 from ..rows import RowType
@@ -20,7 +20,7 @@ BATCH = 500
 AHEAD = 1000
 """Events that a writer may be ahead of a reader in its process before it waits for it."""
 PATIENCE = 10.0
-"""Seconds that one event waits at most: a reader that reads no more must not stop the job."""
+"""Seconds that a reader is waited for: one that reads no more must not stop the job."""
 COLUMNS = (
     Column("job", "text"),
     Column("seq", "integer"),
@@ -35,6 +35,12 @@ class _Reader:
 
     def __init__(self, at: int) -> None:
         self.at = at
+        self.given_up: int | None = None
+        """Where it was when it was waited for in vain; it counts again once it has read on."""
+
+    def behind(self, seq: int) -> bool:
+        """Whether it is to be waited for."""
+        return seq - self.at > AHEAD and self.given_up != self.at
 
 
 _readers: dict[tuple[int, str, str], list[_Reader]] = {}
@@ -97,9 +103,15 @@ class Streams:
         return id(self._engine), self._ops.physical, job
 
     async def keep_pace(self, job: str, seq: int) -> None:
-        """Wait while a reader in this process is far behind."""
-        waited = 0.0
-        while waited < PATIENCE and any(seq - r.at > AHEAD for r in _readers.get(self._place(job), ())):
+        """Wait while a reader in this process is far behind; not in a transaction, whose events it cannot see yet."""
+        readers, waited = _readers.get(self._place(job)), 0.0
+        if readers is None or innermost(self._engine) is not None:
+            return
+        while slow := [r for r in readers if r.behind(seq)]:
+            if waited >= PATIENCE:
+                for reader in slow:
+                    reader.given_up = reader.at
+                return
             await self._engine.pause(0.005)
             waited += 0.005
 

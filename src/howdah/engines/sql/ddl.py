@@ -173,6 +173,7 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
             findings=tuple(findings),
         )
     plan = Plan()
+    plan.statements.extend(_next(table))  # what it is made of may have changed with the code
     before = {c["name"]: c for c in old["columns"]}
     for column in table.schema.columns:
         if column.name not in before:

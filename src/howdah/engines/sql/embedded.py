@@ -81,6 +81,15 @@ def binaries() -> Path:
     return Path(found.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
+def program(name: str) -> str | None:
+    """The path of one of the wheel's programs, if the wheel is installed and has it."""
+    try:
+        path = binaries() / name
+    except StartupError:
+        return None
+    return str(path) if path.exists() else None
+
+
 # Servers and reapers outlive the object that started them, while other processes use the directory.
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -106,6 +115,16 @@ class EmbeddedServer:
         digest = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
         base = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
         return Path(base) / f"howdah-{owner}-{digest}"
+
+    def arguments(self) -> dict[str, Any]:
+        """The driver's arguments of a connection."""
+        return {
+            "host": str(self.socket_directory),
+            "port": int(self.settings.get("port", "5432")),
+            "user": "postgres",
+            "database": "postgres",
+            "ssl": False,
+        }
 
     # Locks -------------------------------------------------------------------------------------------------------
 

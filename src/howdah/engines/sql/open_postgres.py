@@ -34,14 +34,15 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
         engine.pool = BorrowedPool(options["pool"], engine.prepare)
     else:
 
-        async def connect() -> Connection:
-            connection = await _connect(
+        async def prepared() -> Connection:
+            connection = await connect(
                 {**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30}
             )
             await engine.prepare(connection)
             return connection
 
-        engine.pool = Pool(connect, option(url, options, "pool_size", 10, int))
+        engine.arguments = arguments
+        engine.pool = Pool(prepared, option(url, options, "pool_size", 10, int))
     try:
         await engine.start()
     except BaseException:
@@ -50,7 +51,7 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
     return engine
 
 
-async def _connect(arguments: dict[str, Any]) -> Connection:
+async def connect(arguments: dict[str, Any]) -> Connection:
     """A connection; a server that is just starting or recovering is waited for."""
     deadline = time.monotonic() + STARTING
     while True:
@@ -66,12 +67,16 @@ def _schema(url: Url, options: dict[str, Any]) -> str:
     return check_name(option(url, options, "schema", "howdah", str), "schema")
 
 
-async def open_server(url: Url, options: dict[str, Any]) -> PostgresEngine:
-    """The engine of ``postgresql://…``; options of Howdah's are taken out of the URL, the others go to the driver."""
+def server_arguments(url: Url) -> dict[str, Any]:
+    """The driver's arguments for ``postgresql://…``: Howdah's own options are taken out of the URL."""
     parts = urlsplit(url.text)
     rest = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k not in _OWN]
+    return {"dsn": urlunsplit(parts._replace(scheme="postgresql", query=urlencode(rest)))}
+
+
+async def open_server(url: Url, options: dict[str, Any]) -> PostgresEngine:
+    """The engine of ``postgresql://…``; options of Howdah's are taken out of the URL, the others go to the driver."""
     pooler = bool(option(url, options, "pooler", False, lambda v: v.lower() in ("1", "true", "yes")))
-    dsn = urlunsplit(parts._replace(scheme="postgresql", query=urlencode(rest)))
     engine = PostgresEngine(
         schema=_schema(url, options),
         create=options["create"],
@@ -81,7 +86,7 @@ async def open_server(url: Url, options: dict[str, Any]) -> PostgresEngine:
         server=None,
     )
     try:
-        return await _open(engine, url, options, {"dsn": dsn})
+        return await _open(engine, url, options, server_arguments(url))
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         if isinstance(error, Error):
             raise
@@ -111,5 +116,5 @@ async def open_directory(url: Url, options: dict[str, Any]) -> PostgresEngine:
         engine,
         url,
         options,
-        {"host": str(server.socket_directory), "port": 5432, "user": "postgres", "database": "postgres", "ssl": False},
+        server.arguments(),
     )

@@ -62,10 +62,12 @@ class PostgresEngine:
         self.place = place
         self.pooler = pooler
         self.pool: Connections
+        self.arguments: dict[str, Any] | None = None
+        """The driver's arguments of a connection; none when they come from somebody else's pool."""
         self._clock = clock
         self._offset = 0.0
         self._vectors = False
-        self._server = server
+        self.server = server
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._tables: dict[str, PostgresTable] = {}
@@ -420,8 +422,8 @@ class PostgresEngine:
             with suppress(asyncio.CancelledError):
                 await self._upkeep
         await self.pool.close()
-        if self._server is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._server.close)
+        if self.server is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.server.close)
 
 
 class PostgresSnapshot:

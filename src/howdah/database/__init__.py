@@ -1,0 +1,1 @@
+"""Postgres as plain SQL: statements, transactions, streams and bulk copies over connections of its own."""

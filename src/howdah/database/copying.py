@@ -1,0 +1,243 @@
+"""Bulk copies: files, bytes, rows and Arrow into tables and out of queries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
+
+from ..errors import InvalidInput, NotFound, StartupError
+from .failures import DRIVER_ERRORS, explain
+from .session import Session
+
+_NAME: Final = re.compile(r'(?:("(?:[^"]|"")+"|[A-Za-z_][\w$]*)\.)?("(?:[^"]|"")+"|[A-Za-z_][\w$]*)')
+BATCH: Final = 10_000
+
+
+def arrow_library() -> Any:
+    """pyarrow, or an error that names what to install."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise StartupError("Arrow needs a library: pip install 'howdah[tiering]'") from error
+    return pyarrow
+
+
+def table_name(table: object) -> tuple[str | None, str]:
+    """Schema and name of a table, as SQL spells them."""
+    found = _NAME.fullmatch(table.strip()) if isinstance(table, str) else None
+    if found is None:
+        raise InvalidInput(f'table {table!r:.80}: expected a name such as events or app."Events"')
+    return (None if found[1] is None else _folded(found[1])), _folded(found[2])
+
+
+def _folded(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def _count(status: str) -> int:
+    number = status.rpartition(" ")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _options(format: str, header: bool, delimiter: str | None, null: str | None) -> dict[str, Any]:
+    if format not in ("csv", "text", "binary"):
+        raise InvalidInput(f"format={format!r}: expected 'csv', 'text' or 'binary'")
+    given: dict[str, Any] = {"header": header or None, "delimiter": delimiter, "null": null}
+    if format == "binary" and any(v is not None for v in given.values()):
+        raise InvalidInput("format='binary' takes no header=, delimiter= or null=")
+    return {"format": format, **{n: v for n, v in given.items() if v is not None}}
+
+
+async def load(
+    session: Session,
+    table: str,
+    source: Any,
+    columns: Sequence[str] | None,
+    format: str,
+    header: bool,
+    delimiter: str | None,
+    null: str | None,
+    timeout: float | None,
+) -> int:
+    """COPY … FROM; how many rows."""
+    schema, name = table_name(table)
+    about = {"schema_name": schema, "timeout": timeout}
+    connection, names = session.connection, None if columns is None else list(columns)
+    options = _options(format, header, delimiter, null)
+    try:
+        if type(source).__module__.startswith("pyarrow"):
+            given = arrow_columns(source) if names is None else names
+            rows = arrow_rows(source, given)
+            return _count(await connection.copy_records_to_table(name, records=rows, columns=given, **about))
+        if isinstance(source, (str, os.PathLike)):
+            if not os.path.exists(source):
+                raise NotFound(f"{os.fspath(source)}: no such file")
+            source = os.fspath(source)
+        elif isinstance(source, (bytes, bytearray)):
+            source = _chunks([bytes(source)])
+        elif not hasattr(source, "read") and not isinstance(source, AsyncIterable):
+            return await _load_items(connection, name, source, names, options, about)
+        return _count(await connection.copy_to_table(name, source=source, columns=names, **options, **about))
+    except (*DRIVER_ERRORS, TimeoutError, ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise explain(error, f"COPY {table} FROM", session.place, timeout) from error
+
+
+async def _load_items(
+    connection: Any, name: str, source: Any, names: list[str] | None, options: dict[str, Any], about: dict[str, Any]
+) -> int:
+    """Rows, or pieces of bytes: the first item tells."""
+    if not isinstance(source, Iterable) or isinstance(source, Mapping):
+        raise InvalidInput(f"copy_in: expected a path, a file, bytes or rows, got {type(source).__name__}")
+    items = iter(source)
+    first = next(items, None)
+    if first is None:
+        return 0
+    whole = chain([first], items)
+    if isinstance(first, (bytes, bytearray)):
+        status = await connection.copy_to_table(name, source=_chunks(whole), columns=names, **options, **about)
+    else:
+        status = await connection.copy_records_to_table(name, records=map(_row, whole), columns=names, **about)
+    return _count(status)
+
+
+def _row(row: Any) -> Sequence[Any]:
+    if isinstance(row, (str, bytes, Mapping)) or not isinstance(row, Sequence):
+        raise InvalidInput(f"copy_in: a row is a tuple of values, got {type(row).__name__}")
+    return row
+
+
+async def _chunks(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def arrow_columns(source: Any) -> list[str]:
+    """Names of the columns of a pyarrow table, batch or reader."""
+    return list(source.schema.names)
+
+
+def arrow_rows(source: Any, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """Rows of a pyarrow table, batch or reader."""
+    pa = arrow_library()
+    if isinstance(source, pa.RecordBatch):
+        batches: Iterable[Any] = [source]
+    else:
+        batches = source.to_batches(max_chunksize=BATCH) if isinstance(source, pa.Table) else source
+    for batch in batches:
+        yield from zip(*(batch.column(n).to_pylist() for n in names), strict=True)
+
+
+async def unload(
+    session: Session,
+    sql: str,
+    target: Any,
+    params: Sequence[Any],
+    format: str,
+    header: bool,
+    delimiter: str | None,
+    null: str | None,
+    timeout: float | None,
+) -> int:
+    """COPY … TO; how many rows."""
+    options = {**_options(format, header, delimiter, null), "timeout": timeout}
+    output: Any = os.fspath(target) if isinstance(target, (str, os.PathLike)) else target
+    if isinstance(output, str):
+        folder = os.path.dirname(os.path.abspath(output))
+        if not os.path.isdir(folder):
+            raise NotFound(f"{folder}: no such directory")
+    elif callable(output) and not hasattr(output, "write"):
+        output = _calling(output)
+    elif not hasattr(output, "write"):
+        raise InvalidInput(f"copy_out: expected a path, a file or a function of bytes, got {type(target).__name__}")
+    connection = session.connection
+    try:
+        if _NAME.fullmatch(sql.strip()):
+            schema, name = table_name(sql)
+            return _count(await connection.copy_from_table(name, schema_name=schema, output=output, **options))
+        return _count(await connection.copy_from_query(sql, *params, output=output, **options))
+    except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        raise explain(error, sql, session.place, timeout) from error
+
+
+def _calling(function: Callable[[bytes], Any]) -> Any:
+    async def write(data: bytes) -> None:
+        found = function(data)
+        if asyncio.iscoroutine(found):
+            await found
+
+    return write
+
+
+# Types of Postgres by name, as Arrow's; what is not here travels as text.
+_ARROW: Final = {
+    "int2": "int16",
+    "int4": "int32",
+    "int8": "int64",
+    "float4": "float32",
+    "float8": "float64",
+    "bool": "bool_",
+    "text": "string",
+    "varchar": "string",
+    "bpchar": "string",
+    "name": "string",
+    "uuid": "string",
+    "json": "string",
+    "jsonb": "string",
+    "bytea": "binary",
+    "date": "date32",
+}
+
+
+def arrow_type(pa: Any, type_: Any) -> tuple[Any, Callable[[Any], Any] | None]:
+    """The Arrow type of a driver's type, and what makes its values fit."""
+    name = type_.name
+    if name.endswith("[]"):
+        inner, convert = arrow_type(pa, _Named(name[:-2]))
+        return pa.list_(inner), None if convert is None else lambda v: [None if x is None else convert(x) for x in v]
+    if name in ("timestamptz", "timestamp"):
+        return pa.timestamp("us", tz="UTC" if name == "timestamptz" else None), None
+    if name == "time":
+        return pa.time64("us"), None
+    if name in ("vector", "halfvec"):
+        return pa.list_(pa.float32() if name == "vector" else pa.float16()), None
+    if name == "numeric":
+        return pa.string(), str
+    kind = _ARROW.get(name)
+    if kind is None or name in ("uuid",):
+        return pa.string(), str
+    if name in ("json", "jsonb"):
+        from ..values import encode_json
+
+        return pa.string(), encode_json
+    return getattr(pa, kind)(), None
+
+
+class _Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+async def as_arrow(session: Session, sql: str, params: Sequence[Any], timeout: float | None) -> Any:
+    """The rows of a query as a pyarrow table."""
+    pa = arrow_library()
+    try:
+        statement = await session.connection.prepare(sql, timeout=timeout)
+        attributes = statement.get_attributes()
+        rows = await statement.fetch(*params, timeout=timeout)
+    except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        raise explain(error, sql, session.place, timeout) from error
+    arrays, fields = [], []
+    for place, attribute in enumerate(attributes):
+        kind, convert = arrow_type(pa, attribute.type)
+        values = [row[place] for row in rows]
+        if convert is not None:
+            values = [None if v is None else convert(v) for v in values]
+        arrays.append(pa.array(values, kind))
+        fields.append(pa.field(attribute.name, kind))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

@@ -1,0 +1,300 @@
+"""``Database``: plain SQL on Postgres, a server's or the embedded one's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import asyncpg
+
+from ..engines.sql.dialect import quote
+from ..engines.sql.pool import Pool
+from ..errors import Closed, Conflict, Error, InvalidInput, StartupError, TransactionError
+from ..values import check_text, seconds
+from .backup import dump, load
+from .codecs import prepare
+from .failures import DRIVER_ERRORS, explain
+from .rows import Checkpointed, DatabaseStatus, Notification
+from .server import Server
+from .session import Session
+from .statements import Statements
+from .transaction import AsyncSqlTransaction, Isolation
+
+T = TypeVar("T")
+PATIENCE = 30.0
+
+
+class AsyncDatabase(Statements):
+    """SQL on Postgres. ``AsyncDatabase.open(url)`` or ``store.database``; connects on first use, or by ``start()``."""
+
+    def __init__(
+        self,
+        server: Callable[[], Awaitable[Server]],
+        *,
+        timeout: float | timedelta | None = None,
+        pool_size: int = 10,
+        extensions: tuple[str, ...] = ("vector",),
+        on_notice: Callable[[str], None] | None = None,
+    ) -> None:
+        if type(pool_size) is not int or pool_size < 1:
+            raise InvalidInput(f"pool_size={pool_size!r}: expected an integer >= 1")
+        if isinstance(extensions, str) or not all(isinstance(e, str) and e for e in extensions):
+            raise InvalidInput(f"extensions={extensions!r}: expected a tuple of names")
+        self._timeout = None if timeout is None else seconds(timeout, "timeout")
+        self._find = server
+        self._size = pool_size
+        self._extensions = tuple(extensions)
+        self._on_notice = on_notice
+        self._starting: asyncio.Lock | None = None
+        self._server: Server | None = None
+        self._pool: Pool | None = None
+        self._state = "new"
+        self._calls = 0
+        self._idle: asyncio.Event | None = None
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        timeout: float | timedelta | None = None,
+        pool_size: int = 10,
+        extensions: tuple[str, ...] = ("vector",),
+        on_notice: Callable[[str], None] | None = None,
+    ) -> AsyncDatabase:
+        """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
+
+        ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
+        ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks.
+        """
+        from .opening import finder
+
+        return cls(finder(url), timeout=timeout, pool_size=pool_size, extensions=extensions, on_notice=on_notice)
+
+    def __repr__(self) -> str:
+        return f"<database {self._server.place if self._server else 'not started'}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Opening and closing -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect: an embedded server is started. However many callers wait, it happens once; ``StartupError`` when it
+        fails, and the next call tries again."""
+        if self._state == "open":
+            return
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if self._state == "closed":
+                raise Closed("the database is closed")
+            if self._state == "open":
+                return
+            server = await self._find()
+            pool = Pool(lambda: self._connect(server), self._size)
+            try:
+                await self._extend(server)
+                pool.release(await pool.acquire())
+            except BaseException as error:
+                await pool.close()
+                await server.close()
+                if isinstance(error, (*DRIVER_ERRORS, TimeoutError)):
+                    raise _unreachable(error, server.place) from error
+                raise
+            self._server, self._pool, self._state = server, pool, "open"
+
+    async def _extend(self, server: Server) -> None:
+        """Create the extensions that the server has, if this user may."""
+        connection = await server.connect()
+        try:
+            for name in self._extensions:
+                if await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = $1", name):
+                    continue
+                if await connection.fetchval("SELECT 1 FROM pg_available_extensions WHERE name = $1", name):
+                    with suppress(asyncpg.InsufficientPrivilegeError):
+                        async with connection.transaction():
+                            await connection.execute("SELECT pg_advisory_xact_lock(1751, 0)")
+                            await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {quote(name)}")
+                elif name != "vector":
+                    raise StartupError(f"{server.place}: the server has no extension {name!r}")
+        finally:
+            await connection.close()
+
+    async def _connect(self, server: Server) -> Session:
+        connection = await server.connect()
+        try:
+            await prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        if self._on_notice is not None:
+            tell = self._on_notice
+            connection.add_log_listener(lambda _, message: tell(str(message)))
+        return Session(connection, server.place)
+
+    async def _acquire(self) -> Session:
+        if self._state != "open":
+            await self.start()
+        assert self._pool is not None
+        self._calls += 1
+        try:
+            session: Session = await self._pool.acquire()
+        except BaseException as error:
+            self._ended()
+            if isinstance(error, (*DRIVER_ERRORS, TimeoutError)):
+                assert self._server is not None
+                raise _unreachable(error, self._server.place) from error
+            raise
+        return session
+
+    def _release(self, session: Session) -> None:
+        assert self._pool is not None
+        self._pool.release(session)
+        self._ended()
+
+    def _ended(self) -> None:
+        self._calls -= 1
+        if self._calls == 0 and self._idle is not None:
+            self._idle.set()
+
+    @asynccontextmanager
+    async def _using(self, *, block: bool = False) -> AsyncIterator[Session]:
+        session = await self._acquire()
+        try:
+            if not block:
+                yield session
+                return
+            await session.command("BEGIN")
+            try:
+                yield session
+            except BaseException:
+                if not session.is_closed():
+                    with suppress(Error):
+                        await session.command("ROLLBACK")
+                raise
+            await session.command("COMMIT")
+        finally:
+            self._release(session)
+
+    async def close(self, *, timeout: float | timedelta = PATIENCE) -> None:
+        """Wait ``timeout`` seconds for calls under way, then close every connection. Calls after that raise ``Closed``."""
+        wait = seconds(timeout, "timeout", zero=True)
+        before, self._state = self._state, "closed"
+        if before != "open":
+            return
+        if self._calls:
+            self._idle = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), wait)
+        assert self._pool is not None and self._server is not None
+        await self._pool.close()
+        await self._server.close()
+
+    # Transactions ------------------------------------------------------------------------------------------------
+
+    def transaction(self, *, isolation: Isolation = "read committed", readonly: bool = False) -> AsyncSqlTransaction:
+        """A transaction: ``async with db.transaction() as tx``; inside it call ``tx.query`` and the rest."""
+        return AsyncSqlTransaction(self, isolation, readonly)
+
+    async def transact(
+        self,
+        fn: Callable[[AsyncSqlTransaction], Coroutine[Any, Any, T]],
+        *,
+        retries: int = 3,
+        isolation: Isolation = "read committed",
+    ) -> T:
+        """Run ``fn(tx)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
+        if type(retries) is not int or retries < 0:
+            raise InvalidInput(f"retries={retries!r}: expected an integer >= 0")
+        for attempt in range(retries + 1):
+            try:
+                async with self.transaction(isolation=isolation) as tx:
+                    return await fn(tx)
+            except Conflict:
+                if attempt == retries:
+                    raise
+                await asyncio.sleep(0.005 * 2**attempt)
+        raise AssertionError("the loop returns or raises")
+
+    # Around ------------------------------------------------------------------------------------------------------
+
+    async def listen(self, channel: str) -> AsyncIterator[Notification]:
+        """Messages of a channel from now on, on a connection of its own: ``async for note in db.listen("news")``."""
+        check_text(channel, "channel")
+        if not channel:
+            raise InvalidInput("channel: expected a name")
+        await self.start()
+        assert self._server is not None
+        try:
+            connection = await self._server.connect()
+        except (*DRIVER_ERRORS, TimeoutError) as error:
+            raise _unreachable(error, self._server.place) from error
+        arrived: asyncio.Queue[Notification | None] = asyncio.Queue()
+        try:
+            connection.add_termination_listener(lambda _: arrived.put_nowait(None))
+            await connection.add_listener(
+                channel, lambda _, pid, name, payload: arrived.put_nowait(Notification(name, payload, pid))
+            )
+            while self._state == "open":
+                try:
+                    note = await asyncio.wait_for(arrived.get(), 0.5)
+                except TimeoutError:
+                    continue
+                if note is None:
+                    raise StartupError(f"{self._server.place}: the connection was lost; messages may have been missed")
+                yield note
+        finally:
+            connection.terminate()
+
+    async def checkpoint(self) -> Checkpointed:
+        """Write everything in memory to the server's files. Never needed for durability: a commit is on disk already."""
+        async with self._using() as session:
+            await session.command("CHECKPOINT")
+            rows = await session.query("SELECT pg_current_wal_lsn()::text AS lsn", (), None)
+        return Checkpointed(rows[0]["lsn"])
+
+    async def status(self) -> DatabaseStatus:
+        """Where the data is and how much there is."""
+        async with self._using() as session:
+            rows = await session.query(
+                "SELECT current_setting('server_version') AS version, current_database() AS name,"
+                " pg_database_size(current_database()) AS size,"
+                " (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,"
+                " (SELECT jsonb_object_agg(extname, extversion) FROM pg_extension) AS extensions",
+                (),
+                None,
+            )
+        row = rows[0]
+        assert self._server is not None
+        return DatabaseStatus(
+            self._server.place, row["version"], row["name"], row["size"], row["connections"], row["extensions"]
+        )
+
+    async def backup(self, path: Any) -> int:
+        """Write a consistent dump of everything (``pg_dump``'s custom format) to a file; its size in bytes."""
+        await self.start()
+        assert self._server is not None
+        return await dump(self._server, path)
+
+    async def restore(self, path: Any) -> None:
+        """Read a dump into this database, which must not hold what is in it; all or nothing."""
+        await self.start()
+        assert self._server is not None
+        await load(self._server, path)
+
+
+def _unreachable(error: BaseException, place: str) -> Error:
+    if isinstance(error, (ConnectionError, FileNotFoundError, TimeoutError)) or type(error) is OSError:
+        return StartupError(f"{place}: no server answers there: {error}")
+    found = explain(error, "", place)
+    return found if isinstance(found, (StartupError, TransactionError)) else StartupError(f"{place}: {error}")

@@ -1,0 +1,72 @@
+"""What statements give: rows with their columns, counts, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = Any
+"""One row, a driver's record: ``row["name"]``, ``row[0]``, ``row.items()``, ``dict(row)``."""
+
+
+class Rows(list[Row]):
+    """The rows of one statement, in the server's order."""
+
+    __slots__ = ("_columns", "affected", "elapsed", "status")
+
+    def __init__(
+        self, rows: Sequence[Row], columns: Callable[[], tuple[str, ...]], status: str, elapsed: float
+    ) -> None:
+        super().__init__(rows)
+        self._columns = columns
+        self.status = status
+        """The command tag, such as ``INSERT 0 3``."""
+        number = status.rpartition(" ")[2]
+        self.affected = int(number) if number.isdigit() else 0
+        """How many rows the statement returned or changed."""
+        self.elapsed = elapsed
+        """Seconds from sending the statement to its last row."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, for results without rows, too."""
+        return self._columns()
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What a script did."""
+
+    statements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """What a checkpoint did; ``lsn`` is the log position that it covers."""
+
+    lsn: str
+    tables: int = 0
+    rows: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatus:
+    """Where a database is, what runs it, its size in bytes."""
+
+    place: str
+    version: str
+    database: str
+    size: int
+    connections: int
+    extensions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message that came through ``LISTEN``."""
+
+    channel: str
+    payload: str
+    pid: int

@@ -1,0 +1,141 @@
+"""One connection that runs statements: prepared once each, errors in our words, results with their columns and counts."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import asyncpg
+import postgast
+
+from .failures import DRIVER_ERRORS, explain
+from .rows import Executed, Row, Rows
+
+KEPT: Final = 300
+"""Prepared statements that a connection keeps."""
+_MANY: Final = "cannot insert multiple commands into a prepared statement"
+
+
+def split(script: str) -> list[str]:
+    """The statements of a script; the script itself where it cannot be read: the server says what is wrong with it."""
+    try:
+        return [s for s in postgast.split(script) if s.strip()]
+    except postgast.PgQueryError:
+        return [script]
+
+
+class Session:
+    """A connection and its prepared statements. Used by one task at a time."""
+
+    def __init__(self, connection: Any, place: str) -> None:
+        self.connection = connection
+        self.place = place
+        self._statements: OrderedDict[str, Any] = OrderedDict()
+
+    # What a pool asks of a connection.
+
+    def is_closed(self) -> bool:
+        """Whether the connection is gone."""
+        return bool(self.connection.is_closed())
+
+    def is_in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return bool(self.connection.is_in_transaction())
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Close the connection."""
+        self._statements.clear()
+        await self.connection.close(timeout=timeout)
+
+    def terminate(self) -> None:
+        """Drop the connection."""
+        self.connection.terminate()
+
+    # Statements --------------------------------------------------------------------------------------------------
+
+    async def _prepared(self, sql: str, timeout: float | None) -> Any:
+        found = self._statements.get(sql)
+        if found is None:
+            found = self._statements[sql] = await self.connection.prepare(sql, timeout=timeout)
+            if len(self._statements) > KEPT:
+                self._statements.popitem(last=False)
+        else:
+            self._statements.move_to_end(sql)
+        return found
+
+    async def query(self, sql: str, params: Sequence[Any], timeout: float | None) -> Rows:
+        """Run one statement, or without parameters several, of which the last gives the rows."""
+        began = time.perf_counter()
+        try:
+            statement = await self._prepared(sql, timeout)
+            try:
+                rows = await statement.fetch(*params, timeout=timeout)
+            except (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError):
+                self._statements.clear()
+                if self.is_in_transaction():
+                    raise
+                statement = await self._prepared(sql, timeout)
+                rows = await statement.fetch(*params, timeout=timeout)
+        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+            if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
+                return await self._several(sql, timeout)
+            raise self._explained(error, sql, timeout) from error
+        spent = time.perf_counter() - began
+        return Rows(rows, lambda: tuple(a.name for a in statement.get_attributes()), statement.get_statusmsg(), spent)
+
+    async def _several(self, script: str, timeout: float | None) -> Rows:
+        """Run statements one by one in a transaction, unless one is open or they hold their own."""
+        parts = split(script)
+        own = self.is_in_transaction() or any(_controls(p) for p in parts)
+        if not own:
+            await self.command("BEGIN")
+        try:
+            for part in parts:
+                rows = await self.query(part, (), timeout)
+        except BaseException:
+            if not own and not self.is_closed():
+                await self.command("ROLLBACK")
+            raise
+        if not own:
+            await self.command("COMMIT")
+        return rows
+
+    async def execute(self, script: str, timeout: float | None) -> Executed:
+        """Run a script; the server takes it as one transaction unless it holds its own."""
+        try:
+            await self.connection.execute(script, timeout=timeout)
+        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+            raise self._explained(error, script, timeout) from error
+        return Executed(len(split(script)))
+
+    async def command(self, sql: str) -> None:
+        """Run a statement of ours."""
+        try:
+            await self.connection.execute(sql)
+        except DRIVER_ERRORS as error:
+            raise self._explained(error, sql, None) from error
+
+    async def stream(self, sql: str, params: Sequence[Any], chunk: int, timeout: float | None) -> AsyncIterator[Row]:
+        """Rows of a statement, ``chunk`` at a time; a transaction is open."""
+        try:
+            statement = await self._prepared(sql, timeout)
+            async for row in statement.cursor(*params, prefetch=chunk, timeout=timeout):
+                yield row
+        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+            raise self._explained(error, sql, timeout) from error
+
+    def _explained(self, error: BaseException, sql: str, timeout: float | None) -> Exception:
+        if isinstance(error, asyncpg.InternalClientError):
+            self.terminate()
+        return explain(error, sql, self.place, timeout)
+
+
+def _controls(statement: str) -> bool:
+    """Whether a statement begins or ends a transaction, by Postgres' own parser."""
+    try:
+        tree = postgast.parse(statement)
+    except postgast.PgQueryError:
+        return False
+    return any(s.stmt.WhichOneof("node") == "transaction_stmt" for s in tree.stmts)

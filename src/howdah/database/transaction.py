@@ -1,0 +1,140 @@
+"""Transactions of plain SQL: they commit at the end of the block; inside one another they are savepoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+import asyncpg
+
+from ..errors import Error, InvalidInput, TransactionError
+from .failures import DRIVER_ERRORS, explain
+from .session import Session
+from .statements import Statements
+
+if TYPE_CHECKING:
+    from .database import AsyncDatabase
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+ISOLATIONS: Final = ("read committed", "repeatable read", "serializable")
+
+
+class AsyncSqlTransaction(Statements):
+    """``async with db.transaction() as tx``: commits at the end, rolls back on any exception. ``tx.transaction()`` is a
+    savepoint. Statements of one transaction run one after the other, whichever task sends them."""
+
+    def __init__(
+        self, database: AsyncDatabase, isolation: str, readonly: bool, parent: AsyncSqlTransaction | None = None
+    ) -> None:
+        if isolation not in ISOLATIONS:
+            raise InvalidInput(f"isolation={isolation!r}: expected one of {', '.join(map(repr, ISOLATIONS))}")
+        self._database = database
+        self._timeout = database._timeout
+        self._isolation = isolation
+        self._readonly = readonly
+        self._parent = parent
+        self._depth: int = 0 if parent is None else parent._depth + 1
+        self._session: Session | None = None
+        self._lock = asyncio.Lock()
+        self._state: Literal["new", "open", "over"] = "new"
+        self._inner = False
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise TransactionError("a transaction object is used once; call transaction() again")
+        if self._parent is None:
+            session = await self._database._acquire()
+            access = " READ ONLY" if self._readonly else ""
+            try:
+                await session.command(f"BEGIN ISOLATION LEVEL {self._isolation.upper()}{access}")
+            except BaseException:
+                self._database._release(session)
+                raise
+        else:
+            self._parent._check()
+            session = self._parent._open_session()
+            async with self._parent._lock:
+                await session.command(f"SAVEPOINT level_{self._depth}")
+            self._parent._inner = True
+        self._session, self._state = session, "open"
+        return self
+
+    def transaction(self) -> AsyncSqlTransaction:
+        """A savepoint: what its block does can be undone by itself. This transaction waits until it ends."""
+        return AsyncSqlTransaction(self._database, self._isolation, self._readonly, self)
+
+    async def rollback(self) -> None:
+        """Undo everything now; the block goes on, its statements are refused."""
+        self._check()
+        async with self._lock:
+            await self._end(commit=False)
+
+    def _open_session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _check(self) -> None:
+        if self._state != "open":
+            raise TransactionError(f"this transaction {'has ended' if self._state == 'over' else 'was not begun'}")
+        if self._inner:
+            raise TransactionError("a savepoint of this transaction is open: use that one, or end it first")
+
+    @asynccontextmanager
+    async def _using(self, *, block: bool = False) -> AsyncIterator[Session]:
+        self._check()
+        async with self._lock:
+            self._check()
+            yield self._open_session()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._state != "open":
+            return
+        # A cancelled task still ends its transaction.
+        await asyncio.shield(asyncio.ensure_future(self._leave(commit=kind is None)))
+
+    async def _leave(self, *, commit: bool) -> None:
+        async with self._lock:
+            if self._state == "open":
+                await self._end(commit=commit)
+
+    async def _end(self, *, commit: bool) -> None:
+        session = self._open_session()
+        self._state = "over"
+        try:
+            if self._parent is not None:
+                undo = "" if commit else f"ROLLBACK TO level_{self._depth}; "
+                await session.command(f"{undo}RELEASE level_{self._depth}")
+            elif commit:
+                await _commit(session)
+            else:
+                with suppress(Error):
+                    await session.command("ROLLBACK")
+        finally:
+            if self._parent is not None:
+                self._parent._inner = False
+            else:
+                self._database._release(session)
+
+
+async def _commit(session: Session) -> None:
+    try:
+        status = await session.connection.execute("COMMIT")
+    except asyncpg.PostgresConnectionError as error:
+        raise _unknown(session) from error
+    except DRIVER_ERRORS as error:
+        if isinstance(error, (OSError, asyncpg.InterfaceError)):
+            raise _unknown(session) from error
+        raise explain(error, "COMMIT", session.place) from error
+    if status == "ROLLBACK":
+        raise TransactionError("the transaction was not committed: one of its statements had failed")
+
+
+def _unknown(session: Session) -> TransactionError:
+    return TransactionError(
+        f"{session.place}: the connection was lost during COMMIT: it is unknown whether the transaction was committed"
+    )
