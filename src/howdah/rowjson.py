@@ -33,11 +33,18 @@ _OUT: dict[str, Codec] = {
 _IN: dict[str, Codec] = {
     "timestamp": datetime.fromisoformat,
     "uuid": UUID,
-    "decimal": Decimal,
+    "decimal": lambda v: _decimal(v),
     "bytes": lambda v: base64.b64decode(v, validate=True),
     "real": float,
     "sparse": lambda v: (v[0], v[1]),
 }
+
+
+def _decimal(value: Any) -> Decimal:
+    """A float has lost its digits already."""
+    if not isinstance(value, str):
+        raise ValueError('a decimal is text, such as "1.50"')
+    return Decimal(value)
 
 
 def writer(column: Column) -> Codec:

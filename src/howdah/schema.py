@@ -77,8 +77,6 @@ def sparse(dim: int, *, metric: Literal["cosine", "ip"] = "cosine") -> VectorTyp
 class Sealing(Protocol):
     """How the values of an encrypted column become bytes and back."""
 
-    kind: Kind
-
     def check(self, value: Any) -> bytes: ...
     def open(self, sealed: bytes) -> Any: ...
     def current(self, sealed: bytes) -> bool: ...
@@ -96,13 +94,15 @@ class Column:
     default: Any = MISSING
     auto: bool = False
     vector: VectorType | None = None
+    encrypted: Kind | None = None
+    """What its values are that are stored as encrypted bytes."""
     sealed: Sealing | None = field(default=None, compare=False, repr=False)
 
     def describe(self) -> str:
         """The type in words, for messages."""
         if self.vector is not None:
             return f"{'sparse' if self.vector.sparse else 'vector'}({self.vector.dim})"
-        return self.kind if self.sealed is None else f"encrypted {self.sealed.kind}"
+        return self.kind if self.encrypted is None else f"encrypted {self.encrypted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,7 @@ class Schema:
                     "dtype": c.vector.dtype if c.vector else None,
                     "metric": c.vector.metric if c.vector else None,
                     "hnsw": [c.vector.index.m, c.vector.index.ef_construction] if c.vector and c.vector.index else None,
+                    **({"encrypted": c.encrypted} if c.encrypted else {}),
                 }
                 for c in self.columns
             ],
@@ -302,7 +303,8 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> Schema:
         if c["dim"] is not None:
             index = None if c["hnsw"] is None else HNSW(m=c["hnsw"][0], ef_construction=c["hnsw"][1])
             kind = VectorType(c["dim"], c["dtype"], c["metric"], index, sparse=c["kind"] == "sparse")
-        columns.append(Column(c["name"], c["kind"], c["nullable"], MISSING, c["auto"], kind))
+        encrypted = c.get("encrypted")
+        columns.append(Column(c["name"], c["kind"], c["nullable"], MISSING, c["auto"], kind, encrypted))
     line = spec.get("line")
     return build(
         name,

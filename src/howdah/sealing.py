@@ -1,7 +1,8 @@
 """Encrypted columns: values sealed under the current key of a keyring before any engine sees them, opened when they are read.
 
 Stored are the bytes ``1``, the length of the key's name, the name (UTF-8), a nonce of 12 bytes, and AES-256-GCM (NIST SP
-800-38D) of the value's JSON, authenticated together with the names of table and column: sealed values fit nowhere else.
+800-38D) of the value's JSON, authenticated together with the names of table and column: a sealed value cannot be moved to
+another column. Moving it to another row of its column is not noticed.
 """
 
 from __future__ import annotations
@@ -142,5 +143,5 @@ def seal_columns(
         if column.vector is not None or column.auto:
             raise InvalidInput(f"table {table!r}: column {name!r} is {column.describe()} and cannot be encrypted")
         assert keys is not None
-        by_name[name] = replace(column, kind="bytes", sealed=Sealed(keys, table, column))
+        by_name[name] = replace(column, kind="bytes", encrypted=column.kind, sealed=Sealed(keys, table, column))
     return tuple(by_name.values())

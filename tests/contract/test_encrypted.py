@@ -15,7 +15,20 @@ import pydantic
 import pytest
 
 import howdah
-from howdah import Corrupt, InvalidFilter, InvalidInput, InvalidValue, Keyring, Store, WrongPassphrase, count_, vector
+from howdah import (
+    Corrupt,
+    InvalidFilter,
+    InvalidInput,
+    InvalidValue,
+    Keyring,
+    Migration,
+    SetupRequired,
+    Store,
+    WrongPassphrase,
+    count_,
+    vector,
+)
+from howdah.migrations import add_column, backfill, rename_column
 from tests.conftest import open_store
 
 OLD, NEW = Keyring.new_key(), Keyring.new_key()
@@ -234,3 +247,57 @@ def test_exports_stay_encrypted(store: Store, tmp_path: Path, engine: str, url_f
     with open_store(engine, url_for(engine)) as other:
         other.import_from(tmp_path / "out")
         assert people(other).get(1).number == FULL.number
+
+
+class Before(pydantic.BaseModel):
+    id: int
+    pin: str
+
+
+class After(pydantic.BaseModel):
+    id: int
+    pin: str
+    copy_of: str = "0000"
+
+
+def test_a_declaration_that_forgets_the_encryption_is_refused(store: Store) -> None:
+    store.table("s", Before, key="id", encrypted=["pin"], keys=KEYS).put(Before(id=1, pin="x"))
+    for model in (
+        Before,
+        {"properties": {"id": {"type": "integer"}, "pin": {"x-type": "bytes"}}, "required": ["id", "pin"]},
+    ):
+        with pytest.raises(SetupRequired, match="is encrypted in the database"):
+            store.table("s", model, key="id").count()
+    store.table("p", Before, key="id").put(Before(id=1, pin="x"))
+    with pytest.raises(SetupRequired, match="not encrypted in the database"):
+        store.table("p", Before, key="id", encrypted=["pin"], keys=KEYS).count()
+
+
+def test_migrations_keep_values_encrypted(store: Store) -> None:
+    options: dict[str, Any] = {"key": "id", "keys": KEYS}
+    store.table("s", Before, encrypted=["pin"], **options).put_many(Before(id=n, pin=f"pin {n}") for n in range(3))
+    grown = store.table("s", After, encrypted=["pin", "copy_of"], **options)
+    assert [r.copy_of for r in grown.query()] == ["0000"] * 3
+    migrations = [
+        Migration(1, backfill(lambda row: {**row, "copy_of": row["pin"] + "!"})),
+        Migration(2, add_column("third", {"type": "string"}, default="third")),
+    ]
+    wider = {
+        "title": "s",
+        "properties": {"id": {"type": "integer"}, **{n: {"type": "string"} for n in ("pin", "copy_of", "third")}},
+        "required": ["id", "pin"],
+    }
+    table = store.table(wider, migrations=migrations, encrypted=["pin", "copy_of", "third"], **options)
+    assert table.get(2) == {"id": 2, "pin": "pin 2", "copy_of": "pin 2!", "third": "third"}
+    names = ("copy_of", "third")
+    ops = table._async._ops
+    stored = store._run(table._async.reading(lambda: ops.select(None, (), names=names, limit=None)))
+    flat = [bytes(v) for row in stored for v in row]
+    assert all(v.startswith(b"\x01\x03old") for v in flat)
+    assert len(set(flat)) == 6
+    renaming = store.table(
+        wider, migrations=[*migrations, Migration(3, rename_column("third", "fourth"))],
+        encrypted=["pin", "copy_of", "third"], **options,
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match="encrypted under its name"):
+        renaming.count()

@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -30,13 +31,16 @@ def examples() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "code"), examples(), ids=[n for n, _ in examples()])
-def test_examples_run(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    module = types.ModuleType("example")
-    monkeypatch.setitem(sys.modules, "example", module)  # where classes look up their annotations
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, name, "exec"), module.__dict__)
-    assert out.getvalue()
+def test_examples_run(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="howdah-docs-") as folder:
+        Path(folder).chmod(0o755)  # a server that root starts runs as somebody else
+        monkeypatch.chdir(folder)
+        module = types.ModuleType("example")
+        monkeypatch.setitem(sys.modules, "example", module)  # where classes look up their annotations
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(code, name, "exec"), module.__dict__)
+        assert out.getvalue()
+        monkeypatch.undo()
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pydantic
 import pytest
@@ -19,9 +21,10 @@ from hypothesis import given, strategies as st
 
 import howdah
 from howdah import BackendError, Corrupt, SetupRequired, StartupError
-from howdah.engines.sql.mirror import Mirror
+from howdah.engines.sql.filemoves import Moves
 from howdah.engines.sql.rowfiles import file_name
-from howdah.migrations import Migration, MigrationProgress, add_column
+from howdah.migrations import Migration, MigrationProgress, add_column, backfill
+from howdah.schema import from_spec
 from tests.contract.test_portability import fill, look
 
 
@@ -166,22 +169,22 @@ def test_clearing_and_losing_the_index_keep_the_record_of_migrations(tmp_path: P
 
 DIE = """
 import os, sys, howdah
-from howdah.engines.sql.mirror import Mirror
+from howdah.engines.sql.filemoves import Moves
 step = sys.argv[2]
 def die(*_): os._exit(9)
 with howdah.connect("files:" + sys.argv[1]) as store:
     kv = store.kv("k")
     kv.put("before", 1)
     if step == "publish":
-        Mirror.publish = die
+        Moves.publish = die
     elif step == "prepare":
-        Mirror._flush = die
+        Moves._flush = die
     else:
-        move = Mirror._place
+        move = Moves.place
         def once(self, *arguments):
             move(self, *arguments)
             os._exit(9)
-        Mirror._place = once
+        Moves.place = once
     kv.put_many({"a": 1, "b": 2}); kv.delete("before")
 """
 
@@ -203,15 +206,15 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with open_notes(tmp_path / "n") as store:
         table = notes(store)
         table.put(Note(id="a", text="one"))
-        real, calls = Mirror._put, []
+        real, calls = Moves.put, []
 
-        def full(self: Mirror, moves: Any, target: str, data: bytes) -> Any:
+        def full(self: Moves, target: str, data: bytes) -> Any:
             calls.append(target)
             if len(calls) == 3:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(self, moves, target, data)
+            return real(self, target, data)
 
-        monkeypatch.setattr(Mirror, "_put", full)
+        monkeypatch.setattr(Moves, "put", full)
         with pytest.raises(BackendError, match="No space left"):
             table.put_many(Note(id=i, text=i) for i in "bcde")
         monkeypatch.undo()
@@ -232,7 +235,7 @@ def test_a_file_that_cannot_take_its_place_is_told_and_tried_again(
         def refuse(*_: object) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a.json")
 
-        monkeypatch.setattr(Mirror, "_place", refuse)
+        monkeypatch.setattr(Moves, "place", refuse)
         with pytest.raises(BackendError, match="the write itself is stored"):
             table.put(Note(id="a", text="two"))
         monkeypatch.undo()
@@ -303,3 +306,210 @@ def test_without_create_a_lost_index_is_not_built(tmp_path: Path) -> None:
     shutil.rmtree(place / ".howdah")
     with pytest.raises(SetupRequired, match="index of its files"):
         howdah.connect(f"files:{place}", create=False)
+
+
+class Wide(pydantic.BaseModel):
+    id: str
+    text: str
+    color: str | None = None
+
+
+def wide(store: howdah.Store) -> Any:
+    return store.table("note", Wide, key="id")
+
+
+def plain(store: howdah.Store) -> Any:
+    return store.table("note", {**NOTE}, key="id")
+
+
+NOTE = {
+    "properties": {"id": {"type": "string"}, "text": {"type": "string"}},
+    "required": ["id", "text"],
+}
+
+
+def agree(place: Path, table: str) -> None:
+    """The files are those of the rows, now and with the index lost."""
+    with open_notes(place) as store:
+        there = {r["id"]: r for r in store._run(_rows(store, table))}
+    assert {r["id"] for r in rows_of(place / table).values()} == set(there)
+    shutil.rmtree(place / ".howdah")
+    with open_notes(place) as store:
+        assert {r["id"]: r for r in store._run(_rows(store, table))} == there
+
+
+async def _rows(store: howdah.Store, table: str) -> list[Any]:
+    engine = store._async._engine
+    ops = engine.table(from_spec(table, (await engine.catalog())[table]), table)
+    read = ops.reader(ops.schema.names)
+    return [read(r) for r in await engine.read(lambda: ops.select(None, (), names=ops.schema.names, limit=None))]
+
+
+def test_a_table_that_is_dropped_and_made_anew_is_followed(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store, open_notes(place) as other:
+        plain(store).put_many([{"id": i, "text": i} for i in "abc"])
+        plain(other).put({"id": "d", "text": "d"})
+        with store.transaction() as tx:
+            plain(tx).drop()
+            plain(tx).put({"id": "new", "text": "x"})
+        plain(store).put({"id": "later", "text": "x"})
+        plain(other).put({"id": "other", "text": "x"})
+        plain(store).drop()
+        wide(store).put(Wide(id="r", text="t", color="red"))
+        wide(other).put(Wide(id="s", text="t", color="blue"))
+        assert rows_of(place / "note")["s.json"]["color"] == "blue"
+    agree(place, "note")
+
+
+def test_rows_deleted_while_the_shape_changes_take_their_files_along(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        plain(store).put_many([{"id": i, "text": i} for i in "abc"])
+    with open_notes(place) as store:
+        gone = Migration(1, backfill(lambda row: howdah.DELETE if row["id"] == "a" else None))
+        table = store.table("note", NOTE, key="id", migrations=[gone])
+        assert table.count() == 2
+    agree(place, "note")
+    with open_notes(place) as store, store.transaction() as tx:
+        store.table("note", NOTE, key="id", migrations=[gone]).delete("b")
+        tx.table("note", Wide, key="id", migrations=[gone]).put(Wide(id="z", text="z"))
+    agree(place, "note")
+
+
+def test_an_edited_key_makes_another_row(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        notes(store).put(Note(id="a", text="one"))
+    (place / "note" / "a.json").write_text('{"id": "z", "text": "one", "stars": 0}')
+    for _ in range(2):
+        with open_notes(place) as store:
+            assert [n.id for n in notes(store).query()] == ["z"]
+    assert set(rows_of(place / "note")) == {"z.json"}
+
+
+def test_one_file_in_the_way_stops_nothing_else(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        table = notes(store)
+        table.put(Note(id="a", text="one"))
+        (place / "note" / "b.json").mkdir()
+        with pytest.raises(BackendError, match=r"b\.json.*the write itself is stored"):
+            table.put(Note(id="b", text="two"))
+        table.put(Note(id="c", text="three"))
+        store.kv("k").put("x", 1)
+        assert table.count() == 3
+        (place / "note" / "b.json").rmdir()
+        table.put(Note(id="d", text="four"))
+        assert set(rows_of(place / "note")) == {"a.json", "b.json", "c.json", "d.json"}
+
+
+def test_a_dropped_table_leaves_what_is_not_its_own_and_may_come_back(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        notes(store).put(Note(id="a", text="one"))
+        shutil.copytree(place / "note", tmp_path / "kept")
+        (place / "note" / "README.md").write_text("mine")
+        notes(store).drop()
+        assert [f.name for f in (place / "note").iterdir()] == ["README.md"]
+    shutil.rmtree(place / "note")
+    shutil.copytree(tmp_path / "kept", place / "note")  # from a backup, say
+    for file in (place / "note").iterdir():
+        os.utime(file)
+    with open_notes(place) as store:
+        assert notes(store).count() == 1
+
+
+def test_other_folders_and_lost_marks_do_not_matter(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        notes(store).put(Note(id="a", text="one"))
+    (place / ".vscode").mkdir()
+    (place / ".vscode" / "settings.json").write_text("{}")
+    (place / "howdah.json").unlink()
+    (place / "note" / "_table.json").unlink()
+    with open_notes(place) as store:
+        assert notes(store).count() == 1
+    assert (place / "howdah.json").exists()
+    assert (place / "note" / "_table.json").exists()
+
+
+def test_a_shape_that_grew_elsewhere_is_taken_over(tmp_path: Path) -> None:
+    with open_notes(tmp_path / "a") as store:
+        plain(store).put({"id": "a", "text": "one"})
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with open_notes(tmp_path / "b") as store:
+        wide(store).put(Wide(id="b", text="two", color="red"))
+    for file in (tmp_path / "b" / "note").iterdir():  # as a pull does
+        shutil.copy(file, tmp_path / "a" / "note" / file.name)
+    with open_notes(tmp_path / "a") as store:
+        assert wide(store).get("b") == Wide(id="b", text="two", color="red")
+    agree(tmp_path / "a", "note")
+
+
+def test_generated_keys_go_on_when_the_index_is_lost(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    model = {"properties": {"id": {"type": "integer", "x-auto-generated": True}, "x": {"type": "string"}}}
+    with open_notes(place) as store:
+        table = store.table("auto", model, key="id")
+        table.put_many([{"x": "a"}, {"x": "b"}, {"x": "c"}])
+        table.delete(3)
+    shutil.rmtree(place / ".howdah")
+    with open_notes(place) as store:
+        assert store.table("auto", model, key="id").put({"x": "d"})["id"] == 4
+
+
+class Typed(pydantic.BaseModel):
+    id: str
+    money: Decimal | None = None
+    who: UUID | None = None
+    mail: str | None = None
+
+
+def test_hand_written_values(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+
+    def open_typed(store: howdah.Store) -> Any:
+        return store.table(Typed, key="id", unique=["mail"])
+
+    with open_notes(place) as store:
+        open_typed(store).put_many([Typed(id="a", mail="x"), Typed(id="b", mail="y")])
+    folder = place / "typed"
+    (folder / "a.json").write_text('{"id": "a", "mail": "y", "who": null, "money": "0.1"}')
+    (folder / "b.json").write_text('{"id": "b", "mail": "x"}')
+    with open_notes(place) as store:  # they have changed places
+        assert open_typed(store).get("a") == Typed(id="a", mail="y", money=Decimal("0.1"))
+    for text, told in (
+        ('{"id": "a", "money": 0.1}', "money"),
+        ('{"id": "a", "who": 5}', "who"),
+        ('{"id": "a", "who": {}}', "who"),
+        ('{"id": "a", "mail": "x"}', "mail"),
+    ):
+        (folder / "a.json").write_text(text)
+        with pytest.raises(Corrupt, match=told):
+            open_notes(place)
+    (folder / "a.json").write_text('{"id": "a"}')
+    (folder / "gone.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Corrupt, match=r"gone\.json"):
+        open_notes(place)
+
+
+def test_two_files_of_one_row_are_found_however_many_there_are(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with open_notes(place) as store:
+        notes(store).put(Note(id="x", text="x"))
+    for name in ("aa copy", *(f"m{n}" for n in range(600)), "zz copy"):
+        id = "same" if "copy" in name else name
+        (place / "note" / f"{name}.json").write_text(json.dumps({"id": id, "text": name, "stars": 1}))
+    with pytest.raises(Corrupt, match="same key"):
+        open_notes(place)
+    assert (place / "note" / "aa copy.json").exists()
+
+
+def test_a_store_that_others_set_up_later_is_followed(tmp_path: Path) -> None:
+    place = tmp_path / "n"
+    with howdah.connect(f"files:{place}", create=False) as late:
+        with open_notes(place) as store:
+            notes(store).put(Note(id="b", text="two"))
+        notes(late).put(Note(id="a", text="one"))
+    assert set(rows_of(place / "note")) == {"a.json", "b.json"}

@@ -260,6 +260,12 @@ def _findings(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         was = before.get(column["name"])
         if was is None:
             continue
+        if was.get("encrypted") != column.get("encrypted"):
+            found.append(
+                f"column {column['name']!r} is {'' if was.get('encrypted') else 'not '}encrypted in the database, and"
+                f" {'' if column.get('encrypted') else 'not '}as declared: see encrypted= and keys= of store.table"
+            )
+            continue
         for part in ("kind", "dim", "dtype", "metric"):
             if was[part] != column[part]:
                 found.append(

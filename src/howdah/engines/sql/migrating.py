@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...check import checker
@@ -25,6 +26,7 @@ from ...values import DELETE, MISSING
 from ..base import Op, Stmt
 from . import ddl
 from .dialect import derived_name, quote
+from .filling import fill_default
 from .table import SqlTable
 
 Spec = dict[str, Any]
@@ -39,11 +41,15 @@ class Migrating:
         self.migrations = migrations
         self.make = make
         self.component = next((m.component for m in migrations if m.component), f"table:{table.physical}")
+        self.declared = True
+        """Whether code declares the table; a shape that was read from somewhere knows nothing of migrations."""
         self.on_progress: Callable[[MigrationProgress], None] | None = None
         self._records = table.dialect.qualify("_howdah_migrations")
 
     def pending(self) -> Op[list[Migration]]:
         """What has not been applied; ``SetupRequired`` when the database is newer than the code."""
+        if not self.declared:
+            return []
         p = self.table.dialect.placeholder(1, "text")
         rows = yield Stmt(f"SELECT version FROM {self._records} WHERE component = {p}", (self.component,))
         done = {int(r[0]) for r in rows}
@@ -123,7 +129,13 @@ class Migrating:
 
     def _made(self, spec: Spec) -> SqlTable:
         """Operations on a table of this shape."""
-        return self.make(from_spec(self.table.schema.name, spec), self.table.physical)
+        schema = from_spec(self.table.schema.name, spec)
+        declared = self.table.schema.by_name
+        columns = tuple(
+            replace(c, sealed=declared[c.name].sealed) if c.encrypted and c.name in declared else c
+            for c in schema.columns
+        )
+        return self.make(replace(schema, columns=columns), self.table.physical)
 
     def _column(self, name: str, spec: Spec) -> Spec:
         found = next((c for c in spec["columns"] if c["name"] == name), None)
@@ -168,6 +180,10 @@ class Migrating:
     def _rename_column(self, old: str, new: str, spec: Spec) -> list[str]:
         self._column(old, spec)
         self._refuse_special("rename_column", old, spec)
+        if self._column(old, spec).get("encrypted"):
+            raise InvalidInput(
+                f"rename_column({old!r}): its values are encrypted under its name: add a column, backfill it, and drop this one"
+            )
         if any(c["name"] == new for c in spec["columns"]):
             raise InvalidInput(f"rename_column({old!r}, {new!r}): there is a column {new!r} already")
         made: list[str] = []
@@ -194,11 +210,7 @@ class Migrating:
     # Rows --------------------------------------------------------------------------------------------------------
 
     def _fill(self, operation: AddColumn, spec: Spec) -> Op[None]:
-        table = self._made(spec)
-        column = table.schema.by_name[operation.column.name]
-        value = table.encode_value(column.name, checker(column)(operation.default))
-        p = table.dialect.placeholder(1, column.kind)
-        yield Stmt(f"UPDATE {table.name} SET {quote(column.name)} = {p}", (value,))
+        yield from fill_default(self._made(spec), operation.column.name, operation.default)
 
     def _backfill(self, operation: Backfill, spec: Spec, tell: Callable[[float], None]) -> Op[None]:
         table = self._made(spec)

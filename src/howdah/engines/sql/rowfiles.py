@@ -15,6 +15,7 @@ from ...values import MISSING
 from .readable import DriverRow, ReadableTable
 
 TABLE_FILE: Final = "_table.json"
+LAST_FILE: Final = "_last.json"
 LONGEST: Final = 100
 _PLAIN: Final = re.compile(r"[a-z0-9+=@-][a-z0-9+=@.,%_-]*")
 _UNSAFE: Final = re.compile(r"[^\w.+=@-]|[^\S ]")
@@ -105,11 +106,12 @@ class RowFiles:
     def _value(self, found: dict[str, Any], name: str, where: str) -> Any:
         read, check = self._readers[name]
         value = found.get(name, MISSING)
-        if value is MISSING:
-            if self._table.schema.by_name[name].nullable:
+        column = self._table.schema.by_name[name]
+        if value is MISSING or (value is None and column.kind != "json"):
+            if column.nullable:
                 return None
             raise Corrupt(f"{where}: column {name!r} is missing")
         try:
             return check(read(value))
-        except (InvalidInput, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        except (InvalidInput, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
             raise Corrupt(f"{where}: column {name!r} cannot be read: {error}") from error

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ...check import checker
 from ...criteria import Order
 from ...errors import SetupRequired
 from ...values import MISSING
@@ -14,6 +13,7 @@ from ..base import Op, Stmt
 from . import ddl
 from .compile import SqlDialect
 from .dialect import SqliteDialect, quote, text_literal
+from .filling import fill_default
 from .table import BATCH, DOC, SqlTable, version_column
 
 
@@ -100,7 +100,7 @@ class Setup:
             yield Stmt(statement)
         for column, default in plan.backfill:
             if default is not MISSING and default is not None:
-                yield from _fill_default(table, column.name, default)
+                yield from fill_default(table, column.name, default)
         if plan.fill_text or plan.backfill:
             yield from _refill(table, fill_text=plan.fill_text)
         yield from self._record(table, stored, wanted, version + 1, plan.statements)
@@ -195,13 +195,6 @@ class Setup:
     def catalog(self) -> Op[dict[str, dict[str, Any]]]:
         """The specifications of the tables there are, by physical name."""
         return {name: json.loads(spec) for name, spec in (yield Stmt(f"SELECT name, spec FROM {self.tables}"))}
-
-
-def _fill_default(table: SqlTable, name: str, default: Any) -> Op[None]:
-    column = table.schema.by_name[name]
-    value = table.encode_value(name, checker(column)(default))
-    p = table.dialect.placeholder(1, column.kind)
-    yield Stmt(f"UPDATE {table.name} SET {quote(name)} = {p}", (value,))
 
 
 def _refill(table: SqlTable, *, fill_text: bool) -> Op[None]:

@@ -25,6 +25,7 @@ from .connection import open_connection, run, translate
 from .dialect import SqliteDialect
 from .migrating import Migrating
 from .mirror import ROOT_FILE, SYSTEM, Mirror
+from .readback import ReadBack
 from .setup import Setup, system_ddl
 from .signals import TICK, Looker, Signals
 from .sqlite_table import SqliteTable
@@ -127,6 +128,7 @@ class SqliteEngine:
 
     def _mirror(self, connection: apsw.Connection, folder: str, create: bool) -> None:
         """Show every row as a file from now on, and take over what was edited by hand."""
+        mirror = self.writer.mirror = Mirror(folder, self.table)
         if (
             not create
             and not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_howdah_tables'").fetchall()
@@ -135,12 +137,11 @@ class SqliteEngine:
                 raise SetupRequired(
                     f"{folder}: the index of its files is missing and create=False: run `howdah migrate`"
                 )
-            return  # there is nothing yet, and nothing will be made
+            return  # there is nothing yet, and nothing is made here
         connection.execute(SYSTEM)
-        mirror = self.writer.mirror = Mirror(folder, self.table, self.setup)
         self.writer.begin()
         try:
-            mirror.read_back(connection)
+            ReadBack(mirror, self.setup, connection).run()
         except BaseException as error:
             self.writer.rollback()
             raise (translate(error, self.place) if isinstance(error, apsw.Error) else error) from error
