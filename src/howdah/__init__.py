@@ -128,6 +128,8 @@ if TYPE_CHECKING:
         SetupRequired as SetupRequired,
         SqlSyntaxError as SqlSyntaxError,
         StartupError as StartupError,
+        TierError as TierError,
+        TieringRefused as TieringRefused,
         Timeout as Timeout,
         TransactionError as TransactionError,
         TypeMismatch as TypeMismatch,
@@ -264,7 +266,7 @@ _WHERE: Final = {
     " EmptyCriteria Error ForeignKeyViolation Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
     " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound NotNullViolation PermanentJobError QueryError"
     " QuerySyntaxError QueryTimeout RetryableJobError SerializationFailure SetupRequired SqlSyntaxError StartupError"
-    " Timeout TransactionError TypeMismatch UndefinedColumn UndefinedTable UnfilteredDelete UniqueViolation UnknownCollection"
+    " TierError TieringRefused Timeout TransactionError TypeMismatch UndefinedColumn UndefinedTable UnfilteredDelete UniqueViolation UnknownCollection"
     " UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
     "migrations": "Migration MigrationProgress",

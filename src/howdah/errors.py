@@ -289,3 +289,11 @@ class QueryTimeout(Timeout):
     def __init__(self, message: str, *, timeout: float | None = None) -> None:
         super().__init__(message)
         self.timeout = timeout
+
+
+class TierError(BackendError):
+    """A tiered table's base cannot be read or written as it must."""
+
+
+class TieringRefused(Error):
+    """A table that cannot be tiered, and why."""

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from ..database.database import PATIENCE, AsyncDatabase
+from ..database.overlay.manage import Flushed, TierStatus
 from ..database.rows import Checkpointed, DatabaseStatus, Executed, Notification, Row, Rows
 from ..database.statements import CHUNK, Duration, Statements
 from ..database.transaction import AsyncSqlTransaction, Isolation
@@ -168,6 +169,39 @@ class Database(_Statements):
                 if attempt == retries:
                     raise
         raise AssertionError("the loop returns or raises")
+
+    def tier(
+        self,
+        table: str,
+        *,
+        location: str,
+        hot_for: Duration = 300,
+        flush_rows: int = 1000,
+        flush_every: Duration = 60,
+        time_column: str | None = None,
+    ) -> None:
+        """Let old rows of a table move to an Iceberg table in ``location``, an empty directory: any SQL still sees all of them.
+
+        A row moves ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the
+        server keeps commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when a watcher flushes. Said
+        again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        """
+        self._run(
+            self._async.tier(table, location=location, hot_for=hot_for, flush_rows=flush_rows, flush_every=flush_every,
+                             time_column=time_column)
+        )  # fmt: skip
+
+    def untier(self, table: str) -> int:
+        """Bring every row back to the heap and forget the policy; how many came back. The base's files stay where they are."""
+        return self._run(self._async.untier(table))
+
+    def flush(self, table: str | None = None) -> Flushed:
+        """Move what has cooled, of one table or all; nothing of a table that another process flushes at this moment."""
+        return self._run(self._async.flush(table))
+
+    def tiers(self) -> list[TierStatus]:
+        """The tiered tables: rows that are hot, due to move and in the base, last flush, last error."""
+        return self._run(self._async.tiers())
 
     def listen(self, channel: str) -> Iterator[Notification]:
         """Messages of a channel from now on, on a connection of its own: ``for note in db.listen("news")``."""

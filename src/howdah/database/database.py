@@ -18,6 +18,7 @@ from ..values import check_text, seconds
 from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
+from .overlay.manage import Flushed, Tiers, TierStatus, flush, status, tier, untier
 from .rows import Checkpointed, DatabaseStatus, Notification
 from .server import Server
 from .session import Session
@@ -45,6 +46,7 @@ class AsyncDatabase(Statements):
         if isinstance(extensions, str) or not all(isinstance(e, str) and e for e in extensions):
             raise InvalidInput(f"extensions={extensions!r}: expected a tuple of names")
         self._timeout = None if timeout is None else seconds(timeout, "timeout")
+        self._tiers = Tiers()
         self._find = server
         self._size = pool_size
         self._extensions = tuple(extensions)
@@ -104,7 +106,9 @@ class AsyncDatabase(Statements):
             pool = Pool(lambda: self._connect(server), self._size)
             try:
                 await self._extend(server)
-                pool.release(await pool.acquire())
+                session = await pool.acquire()
+                await self._tiers.load(session)
+                pool.release(session)
             except BaseException as error:
                 await pool.close()
                 await server.close()
@@ -168,13 +172,13 @@ class AsyncDatabase(Statements):
             self._idle.set()
 
     @asynccontextmanager
-    async def _using(self, *, block: bool = False) -> AsyncIterator[Session]:
+    async def _using(self, *, block: bool = False, repeatable: bool = False) -> AsyncIterator[Session]:
         session = await self._acquire()
         try:
             if not block:
                 yield session
                 return
-            await session.command("BEGIN")
+            await session.command(f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' if repeatable else ''}")
             try:
                 yield session
             except BaseException:
@@ -225,6 +229,54 @@ class AsyncDatabase(Statements):
                     raise
                 await asyncio.sleep(0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
+
+    # Tiering -----------------------------------------------------------------------------------------------------
+
+    async def tier(
+        self,
+        table: str,
+        *,
+        location: str,
+        hot_for: float | timedelta = 300,
+        flush_rows: int = 1000,
+        flush_every: float | timedelta = 60,
+        time_column: str | None = None,
+    ) -> None:
+        """Let old rows of a table move to an Iceberg table in ``location``, an empty directory: any SQL still sees all of them.
+
+        A row moves ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the
+        server keeps commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when a watcher flushes. Said
+        again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        """
+        async with self._using() as session:
+            await tier(
+                session, table, location, hot_for=hot_for, flush_rows=flush_rows, flush_every=flush_every,
+                time_column=time_column,
+            )  # fmt: skip
+            await self._tiers.load(session)
+
+    async def untier(self, table: str) -> int:
+        """Bring every row back to the heap and forget the policy; how many came back. The base's files stay where they are."""
+        async with self._using() as session:
+            await self._tiers.load(session)
+            count = await untier(session, self._tiers.one(table))
+            await self._tiers.load(session)
+        return count
+
+    async def flush(self, table: str | None = None) -> Flushed:
+        """Move what has cooled, of one table or all; nothing of a table that another process flushes at this moment."""
+        total = Flushed()
+        async with self._using() as session:
+            await self._tiers.load(session)
+            for tiered in self._tiers.each() if table is None else [self._tiers.one(table)]:
+                total += await flush(session, tiered)
+        return total
+
+    async def tiers(self) -> list[TierStatus]:
+        """The tiered tables: rows that are hot, due to move and in the base, last flush, last error."""
+        async with self._using() as session:
+            await self._tiers.load(session)
+            return [await status(session, t) for t in self._tiers.each()]
 
     # Around ------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Session:
     async def _several(self, script: str, timeout: float | None) -> Rows:
         """Run statements one by one in a transaction, unless one is open or they hold their own."""
         parts = split(script)
-        own = self.is_in_transaction() or any(_controls(p) for p in parts)
+        own = self.is_in_transaction() or any(controls(p) for p in parts)
         if not own:
             await self.command("BEGIN")
         try:
@@ -132,7 +132,7 @@ class Session:
         return explain(error, sql, self.place, timeout)
 
 
-def _controls(statement: str) -> bool:
+def controls(statement: str) -> bool:
     """Whether a statement begins or ends a transaction, by Postgres' own parser."""
     try:
         tree = postgast.parse(statement)

@@ -9,11 +9,14 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, Literal
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, QueryError, Unsupported
 from ..values import check_text, seconds
 from . import copying
+from .overlay.manage import Tiers, is_gate
+from .overlay.planner import Plan
+from .overlay.run import run, stream
 from .rows import Executed, Row, Rows
-from .session import Session
+from .session import Session, controls, split
 
 Duration = float | timedelta
 CHUNK = 500
@@ -30,9 +33,10 @@ class Statements:
     """Statements over a session that ``_using`` lends."""
 
     _timeout: float | None
+    _tiers: Tiers
 
-    def _using(self, *, block: bool = False) -> AbstractAsyncContextManager[Session]:
-        """A session for one call; with ``block`` a transaction is open on it."""
+    def _using(self, *, block: bool = False, repeatable: bool = False) -> AbstractAsyncContextManager[Session]:
+        """A session for one call; with ``block`` a transaction is open on it, ``repeatable`` if it is only for this call."""
         raise AssertionError("a database or a transaction says where statements run")
 
     def _limit(self, timeout: Duration | None) -> float | None:
@@ -47,6 +51,35 @@ class Statements:
         SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput`` for parameters that do not fit.
         """
         text, limit = check_sql(sql), self._limit(timeout)
+        if self._tiers.active and (plan := self._planned(text)) is not None:
+            if exact:
+                raise Unsupported("exact=True over a tiered table is not supported")
+            return await self._tiered(plan, params, limit)
+        try:
+            return await self._straight(text, params, limit, exact)
+        except QueryError as error:
+            if not is_gate(error):
+                raise
+            return await self._tiered(await self._plan_again(text, error), params, limit)
+
+    def _planned(self, sql: str) -> Plan | None:
+        """The plan of a statement that touches a tiered table."""
+        return self._tiers.plan(sql)
+
+    async def _plan_again(self, sql: str, error: QueryError) -> Plan:
+        """A statement met the gate: a table became tiered elsewhere, or a view or function hides one."""
+        async with self._using() as session:
+            await self._tiers.load(session)
+        plan = self._tiers.plan(sql)
+        if plan is None:
+            raise Unsupported(f"a view, function or script reaches a tiered table: {error}") from error
+        return plan
+
+    async def _tiered(self, plan: Plan, params: tuple[Any, ...], limit: float | None) -> Rows:
+        async with self._using(block=True, repeatable=plan.kind == "read") as session:
+            return await run(session, plan, params, limit)
+
+    async def _straight(self, text: str, params: tuple[Any, ...], limit: float | None, exact: bool) -> Rows:
         async with self._using(block=exact) as session:
             if not exact:
                 return await session.query(text, params, limit)
@@ -61,8 +94,22 @@ class Statements:
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         text, limit = check_sql(script), self._limit(timeout)
+        if self._tiers.active:
+            parts = split(text)
+            plans = [self._planned(p) for p in parts]
+            if any(plans):
+                return await self._script(parts, plans, limit)
         async with self._using() as session:
             return await session.execute(text, limit)
+
+    async def _script(self, parts: list[str], plans: list[Plan | None], limit: float | None) -> Executed:
+        """Statements of which some touch tiered tables, one by one in a transaction."""
+        if any(map(controls, parts)):
+            raise Unsupported("a script with BEGIN or COMMIT over tiered tables is not supported: use transaction()")
+        async with self._using(block=True) as session:
+            for part, plan in zip(parts, plans, strict=True):
+                await (session.query(part, (), limit) if plan is None else run(session, plan, (), limit))
+        return Executed(len(parts))
 
     async def stream(
         self, sql: str, *params: Any, chunk: int = CHUNK, timeout: Duration | None = None
@@ -71,8 +118,14 @@ class Statements:
         text, limit = check_sql(sql), self._limit(timeout)
         if type(chunk) is not int or not 1 <= chunk <= 100_000:
             raise InvalidInput(f"chunk={chunk!r}: expected an integer from 1 to 100,000")
-        async with self._using(block=True) as session:
-            async for row in session.stream(text, params, chunk, limit):
+        plan = self._planned(text) if self._tiers.active else None
+        async with self._using(block=True, repeatable=plan is not None) as session:
+            rows = (
+                session.stream(text, params, chunk, limit)
+                if plan is None
+                else stream(session, plan, params, chunk, limit)
+            )
+            async for row in rows:
                 yield row
 
     async def copy_in(
@@ -92,6 +145,8 @@ class Statements:
         ``source`` is a path, a file, bytes or an (async) iterable of bytes in the given ``format``; or rows: an iterable of
         tuples in the order of ``columns``, or a pyarrow table, batch or reader.
         """
+        if self._tiers.active and self._planned(f"INSERT INTO {table} DEFAULT VALUES") is not None:
+            raise Unsupported(f"copy_in to the tiered table {table} is not supported: insert the rows")
         async with self._using() as session:
             return await copying.load(
                 session, table, source, columns, format, header, delimiter, null, self._limit(timeout)

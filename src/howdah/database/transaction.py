@@ -33,6 +33,7 @@ class AsyncSqlTransaction(Statements):
             raise InvalidInput(f"isolation={isolation!r}: expected one of {', '.join(map(repr, ISOLATIONS))}")
         self._database = database
         self._timeout = database._timeout
+        self._tiers = database._tiers
         self._isolation = isolation
         self._readonly = readonly
         self._parent = parent
@@ -83,7 +84,7 @@ class AsyncSqlTransaction(Statements):
             raise TransactionError("a savepoint of this transaction is open: use that one, or end it first")
 
     @asynccontextmanager
-    async def _using(self, *, block: bool = False) -> AsyncIterator[Session]:
+    async def _using(self, *, block: bool = False, repeatable: bool = False) -> AsyncIterator[Session]:
         self._check()
         async with self._lock:
             self._check()

@@ -1,0 +1,90 @@
+"""Rows between Postgres and Arrow: by CSV, which every type's own input and output functions read and write."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+
+from ...errors import TierError
+from ..session import Session
+from .columns import arrow_schema, selection
+from .tiered import Tiered
+
+FORMAT = (
+    "SET LOCAL datestyle = 'ISO, MDY'; SET LOCAL timezone = 'UTC'; SET LOCAL intervalstyle = 'postgres';"
+    " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'"
+)
+BLOCK = 4 * 1024 * 1024
+
+
+def _csv(rows: Any) -> Iterator[bytes]:
+    """CSV of Arrow rows: what is quoted is a value, what is empty is null."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    options = csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    for batch in rows.to_batches(max_chunksize=50_000):
+        out = io.BytesIO()
+        csv.write_csv(pa.Table.from_batches([batch]), out, options)
+        yield out.getvalue()
+
+
+async def _pieces(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def bind(session: Session, tiered: Tiered, rows: Any) -> int:
+    """Put base rows where the statement finds them; how many. Before it, the table there is empty."""
+    await session.command(
+        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.loaded.partition('.')[2]} (LIKE {tiered.table}) ON COMMIT DELETE ROWS;"
+        f" TRUNCATE {tiered.loaded}"
+    )
+    if rows is None or not rows.num_rows:
+        return 0
+    names = [c.name for c in tiered.columns]
+    try:
+        await session.connection.copy_to_table(
+            tiered.loaded.partition(".")[2],
+            schema_name="pg_temp",
+            source=_pieces(_csv(rows.select(names))),
+            columns=names,
+            format="csv",
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise TierError(f"{tiered.table}: rows of the base cannot be bound: {error}") from error
+    return int(rows.num_rows)
+
+
+async def take(session: Session, tiered: Tiered, where: str, order: str, limit: int) -> tuple[Any, list[str]]:
+    """Hot rows as Arrow, with the ``xmin`` of each."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    names = [c.name for c in tiered.columns]
+    sql = f"SELECT {selection(tiered.columns)}, xmin::text FROM ONLY {tiered.table} t WHERE {where} ORDER BY {order} LIMIT {limit}"
+    out = io.BytesIO()
+    await session.command(FORMAT)
+    await session.connection.copy_from_query(sql, output=out, format="csv", force_quote=True)
+    out.seek(0)
+    schema = arrow_schema(pa, tiered.columns)
+    types = {**{f.name: f.type for f in schema}, "howdah xmin": pa.string()}
+    if not out.getbuffer().nbytes:
+        return schema.empty_table(), []
+    found = csv.read_csv(
+        out,
+        read_options=csv.ReadOptions(column_names=[*names, "howdah xmin"], block_size=BLOCK),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=types,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
+    return found.select(names).cast(schema), found.column("howdah xmin").to_pylist()

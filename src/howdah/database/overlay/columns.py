@@ -1,0 +1,78 @@
+"""Columns of a tiered table: which have a twin in Iceberg, and which travel as Postgres' text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Postgres' types with a twin; every other type is text in the base and is read back by its own input function.
+_TWINS: Final = {
+    "int2": "int32",
+    "int4": "int32",
+    "int8": "int64",
+    "float4": "float32",
+    "float8": "float64",
+    "bool": "bool_",
+    "text": "string",
+    "varchar": "string",
+    "date": "date32",
+    "timestamp": "timestamp",
+    "timestamptz": "timestamptz",
+}
+KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid")
+"""Types whose text says all of a key."""
+TIMES: Final = ("date", "timestamp", "timestamptz")
+
+
+@dataclass(frozen=True, slots=True)
+class TierColumn:
+    """One column: its name, Postgres' type by name and as it is spelled, and what matters to a base."""
+
+    name: str
+    type: str
+    spelled: str
+    generated: bool
+    exact: bool
+    """Whether equal text is the same text: a deterministic collation."""
+
+    @property
+    def native(self) -> bool:
+        """Whether the base has a type for it."""
+        return self.type in _TWINS
+
+    @property
+    def prunable(self) -> bool:
+        """Whether the base's statistics can rule values out."""
+        return self.native and self.type not in ("float4", "float8", "bool") and self.exact
+
+
+def arrow_schema(pa: Any, columns: tuple[TierColumn, ...]) -> Any:
+    """The Arrow schema of the base."""
+    return pa.schema([pa.field(c.name, _arrow(pa, c)) for c in columns])
+
+
+def _arrow(pa: Any, column: TierColumn) -> Any:
+    twin = _TWINS.get(column.type, "string")
+    if twin.startswith("timestamp"):
+        return pa.timestamp("us", "UTC" if twin == "timestamptz" else None)
+    return getattr(pa, twin)()
+
+
+def selection(columns: tuple[TierColumn, ...]) -> str:
+    """What COPY reads of a heap: the columns, text where there is no twin."""
+    return ", ".join(quoted(c.name) if c.native else f"{quoted(c.name)}::text" for c in columns)
+
+
+def finite(columns: tuple[TierColumn, ...]) -> str:
+    """The condition that every moment has a twin: infinity, years before 1 and after 9999 have none, so such rows stay hot."""
+    tests = [
+        f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} BETWEEN '0001-01-02' AND '9999-12-30')"
+        for c in columns
+        if c.type in TIMES
+    ]
+    return " AND ".join(tests) or "true"
+
+
+def quoted(name: str) -> str:
+    """A quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,85 @@
+"""What ``tier()`` makes in Postgres, and what it refuses, each with the reason."""
+
+from __future__ import annotations
+
+from ...errors import TieringRefused
+from .columns import KEYS, TIMES
+from .tiered import Tiered
+
+# A planner that opens the empty child folds its statistics expression: whoever did not say ONLY is refused while planning.
+SYSTEM = """
+CREATE SCHEMA IF NOT EXISTS howdah;
+CREATE TABLE IF NOT EXISTS howdah.tiers (rel regclass PRIMARY KEY, location text NOT NULL, policy jsonb NOT NULL, metadata text,
+  snapshot_id bigint, generation bigint NOT NULL, max_key bigint, rows bigint NOT NULL DEFAULT 0, flushed_at timestamptz,
+  last_error text);
+CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ BEGIN
+  IF current_query() ~* '^\\s*(vacuum|analyze)\\M[^;]*;?\\s*$' THEN RETURN true; END IF;
+  RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', rel USING ERRCODE = 'HW001',
+    HINT = 'Query it through Howdah, or read hot rows only with FROM ONLY.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$ BEGIN
+  RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', TG_RELID::regclass USING ERRCODE = 'HW001',
+    HINT = 'Write to it through Howdah.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel text, sch text) RETURNS void LANGUAGE plpgsql AS $gate$
+  BEGIN RAISE EXCEPTION '%', about USING ERRCODE = state, CONSTRAINT = con, TABLE = rel, SCHEMA = sch; END $gate$;
+"""
+
+CHECKS = (
+    ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relkind <> 'r'", "it is no ordinary table"),
+    ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relpersistence <> 'p'", "it is temporary or unlogged"),
+    ("SELECT 1 FROM pg_inherits WHERE inhrelid = $1::oid OR inhparent = $1::oid", "it has a parent, children or partitions"),
+    ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'f'", "it has a foreign key: checks see hot rows only"),
+    ("SELECT 1 FROM pg_constraint WHERE confrelid = $1::oid AND contype = 'f'", "a foreign key refers to it: its checks and"
+     " actions see hot rows only"),
+    ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'x'", "it has an exclusion constraint, which the base"
+     " cannot be asked about"),
+    ("SELECT 1 FROM pg_index WHERE indrelid = $1::oid AND indisunique AND NOT indisprimary", "it has a unique index beside its"
+     " primary key, which is not checked against the base yet"),
+    ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relrowsecurity", "it has row level security, which rows of the base would"
+     " escape"),
+    ("SELECT 1 FROM pg_rules r JOIN pg_class c ON c.relname = r.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND"
+     " n.nspname = r.schemaname WHERE c.oid = $1::oid", "it has rules"),
+    ("SELECT 1 FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal", "it has triggers, which would see hot rows only"),
+)  # fmt: skip
+
+
+def check_shape(tiered: Tiered, time_column: str | None) -> None:
+    """``TieringRefused`` for a key or time column that does not do."""
+    if not tiered.key:
+        raise TieringRefused(f"{tiered.table}: it has no primary key")
+    for name in tiered.key:
+        column = tiered.column(name)
+        if column.type not in KEYS or not column.exact:
+            raise TieringRefused(
+                f"{tiered.table}: its key column {name} is {column.spelled}; keys are whole numbers, text or uuid"
+                " (with a deterministic collation)"
+            )
+        if column.generated:
+            raise TieringRefused(f"{tiered.table}: its key column {name} is generated")
+    if time_column is not None:
+        found = next((c for c in tiered.columns if c.name == time_column), None)
+        if found is None or found.type not in TIMES:
+            raise TieringRefused(f"{tiered.table}: time_column={time_column!r} is no date or timestamp column of it")
+
+
+def create(tiered: Tiered) -> list[str]:
+    """The statements that make a table's own objects; the gate comes last."""
+    spelled, keys = tiered.table.replace("'", "''"), tiered.keys()
+    return [
+        f"CREATE TABLE {tiered.shadow} AS SELECT {keys} FROM ONLY {tiered.table} WITH NO DATA",
+        f"ALTER TABLE {tiered.shadow} ADD PRIMARY KEY ({keys})",
+        f"CREATE TABLE howdah.gate_{tiered.oid} () INHERITS ({tiered.table})",
+        f"CREATE STATISTICS howdah.gate_{tiered.oid}_s ON (CASE WHEN howdah.gate('{spelled}') THEN"
+        f" {tiered.keys().partition(', ')[0]} END) FROM howdah.gate_{tiered.oid}",
+        f"CREATE TRIGGER howdah_gate BEFORE INSERT OR TRUNCATE ON {tiered.table} FOR EACH STATEMENT"
+        " WHEN (current_setting('howdah.gate', true) IS DISTINCT FROM 'open') EXECUTE FUNCTION howdah.gate_trigger()",
+    ]
+
+
+def drop(tiered: Tiered) -> list[str]:
+    """The statements that remove them."""
+    return [
+        f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
+        f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
+        f"DROP TABLE IF EXISTS {tiered.shadow}",
+        f"DELETE FROM howdah.tiers WHERE rel = {tiered.oid}",
+    ]

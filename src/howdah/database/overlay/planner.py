@@ -1,0 +1,435 @@
+"""Plans statements over tiered tables on Postgres' own parse tree: what they read of the base, and how they are written then.
+
+Only positions that are known to take a sub-select are replaced; whatever names a tiered table elsewhere is refused. What the
+planner does not see, because a view or function hides it, Postgres refuses: the gate is below every name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import postgast
+
+from ...errors import Unsupported
+from .columns import quoted
+from .filters import Condition
+from .tiered import Tiered
+
+Resolve = Callable[[str, str], Tiered | None]
+"""The tiered table of a schema ("" for the search path) and name."""
+Kind = Literal["read", "mixed", "insert", "update", "delete"]
+_FROM = {
+    ("SelectStmt", "from_clause"),
+    ("JoinExpr", "larg"),
+    ("JoinExpr", "rarg"),
+    ("UpdateStmt", "from_clause"),
+    ("DeleteStmt", "using_clause"),
+}
+_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt")
+"""Statements about the heap alone."""
+_WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
+_SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+_OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+"""Operators that prune, and what they are from the other side."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A statement over tiered tables.
+
+    ``uses`` are the base rows to be bound, per table the conditions of each mention (any of them may be needed); ``sql`` is the
+    statement over heap and bound rows. Writes to a tiered ``target`` have more to do first: see ``run``.
+    """
+
+    kind: Kind
+    sql: str
+    uses: dict[Tiered, list[list[Condition]]] = field(default_factory=dict)
+    target: Tiered | None = None
+    alias: str = ""
+    where: str | None = None
+    where_params: tuple[int, ...] = ()
+    whole: bool = False
+    """Whether every bound row is promoted: the condition speaks of other tables."""
+    returning: bool = False
+    probe: str | None = None
+
+
+@lru_cache(2000)
+def parsed(sql: str) -> Any:
+    """The parse tree of one statement, or ``None``: the server will say what is wrong."""
+    try:
+        tree = postgast.parse(sql)
+    except postgast.PgQueryError:
+        return None
+    return tree if len(tree.stmts) == 1 else None
+
+
+def plan(sql: str, resolve: Resolve) -> Plan | None:
+    """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
+    found = parsed(sql)
+    if found is None or not any(True for r in _range_vars(found) if resolve(r.schemaname, r.relname)):
+        return None
+    if found.stmts[0].stmt.WhichOneof("node") in _HEAP:
+        return None
+    tree = type(found)()
+    tree.CopyFrom(found)
+    return _Planner(resolve).plan(tree)
+
+
+def _fields(message: Any) -> Iterator[tuple[str, Any]]:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for item in value if descriptor.is_repeated else [value]:
+            yield descriptor.name, item
+
+
+def _range_vars(message: Any) -> Iterator[Any]:
+    if type(message).__name__ == "RangeVar":
+        yield message
+    for _, child in _fields(message):
+        yield from _range_vars(child)
+
+
+def _walk(message: Any) -> Iterator[Any]:
+    yield message
+    for _, child in _fields(message):
+        yield from _walk(child)
+
+
+def _subselect(tiered: Tiered, alias: Any, name: str) -> Any:
+    """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
+    text = (
+        f"SELECT 1 FROM (SELECT * FROM ONLY {tiered.table} UNION ALL SELECT b.* FROM {tiered.loaded} b"
+        f" WHERE {tiered.live('b')}) AS {quoted(name)}"
+    )
+    node = postgast.parse(text).stmts[0].stmt.select_stmt.from_clause[0]
+    if alias is not None:
+        node.range_subselect.alias.CopyFrom(alias)
+    return node
+
+
+@dataclass(slots=True)
+class _Scope:
+    """What the WHERE above a FROM item says, by the table's name as written, and whether the item stands alone there."""
+
+    said: list[tuple[str, Condition]] = field(default_factory=list)
+    alone: bool = False
+
+
+class _Planner:
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve = resolve
+        self._uses: dict[Tiered, list[list[Condition]]] = {}
+
+    def plan(self, tree: Any) -> Plan:
+        node = tree.stmts[0].stmt
+        kind = str(node.WhichOneof("node"))
+        if kind == "select_stmt":
+            self._statement(node.select_stmt, frozenset())
+            return Plan(self._purity(node), postgast.deparse(tree), self._uses)
+        if kind not in ("insert_stmt", "update_stmt", "delete_stmt"):
+            raise _unsupported(f"{kind.removesuffix('_stmt').replace('_', ' ').upper()} over a tiered table")
+        write = getattr(node, kind)
+        target = self._resolve(write.relation.schemaname, write.relation.relname)
+        if target is None:
+            self._statement(write, frozenset())
+            return Plan("mixed", postgast.deparse(tree), self._uses)
+        return self._insert(write, target) if kind == "insert_stmt" else self._change(kind, tree, write, target)
+
+    def _purity(self, node: Any) -> Kind:
+        inner = [m for m in _walk(node) if type(m).__name__ == "CommonTableExpr"]
+        return "mixed" if any(c.ctequery.WhichOneof("node") in _WRITES for c in inner) else "read"
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def _statement(self, statement: Any, hidden: frozenset[str]) -> None:
+        """Replace the tiered tables of a statement; ``hidden`` are names that mean a common table expression."""
+        if statement.HasField("with_clause") if "with_clause" in statement.DESCRIPTOR.fields_by_name else False:
+            names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
+            for number, cte in enumerate(statement.with_clause.ctes):
+                seen = names if statement.with_clause.recursive else names[:number]
+                self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), _Scope())
+            hidden = hidden | set(names)
+        scope = self._conditions(statement)
+        kind = type(statement).__name__
+        if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
+            raise _unsupported("SELECT … FOR UPDATE over a tiered table")
+        for name, child in _fields(statement):
+            if name != "with_clause":
+                self._visit(child, hidden, (kind, name), scope)
+
+    def _visit(self, message: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
+        kind = type(message).__name__
+        if kind == "Node":
+            inner = message.WhichOneof("node")
+            if inner is None:
+                return
+            if inner == "range_var":
+                self._range(message, hidden, place, scope)
+                return
+            if inner in _WRITES and place[0] == "CommonTableExpr":
+                write = getattr(message, inner)
+                if self._tiered(write.relation, hidden) is not None:
+                    raise _unsupported("a common table expression that writes to a tiered table")
+            self._visit(getattr(message, inner), hidden, place, scope)
+            return
+        if kind in ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"):
+            self._statement(message, hidden)
+            return
+        if kind == "RangeVar":
+            if self._tiered(message, hidden) is not None:
+                raise _unsupported(f"{place[0]} that names the tiered table {message.relname}")
+            return
+        if kind == "ColumnRef":
+            self._column(message)
+        if kind == "JoinExpr" and message.jointype not in (
+            0,
+            1,
+        ):  # an outer join: no condition of its parent is one of its sides
+            scope = _Scope()
+        for name, child in _fields(message):
+            self._visit(child, hidden, (kind, name), scope)
+
+    def _tiered(self, relation: Any, hidden: frozenset[str]) -> Tiered | None:
+        if not relation.schemaname and relation.relname in hidden:
+            return None
+        return self._resolve(relation.schemaname, relation.relname)
+
+    def _mentions(self, statement: Any, hidden: frozenset[str]) -> bool:
+        return any(self._tiered(r, hidden) is not None for item in statement.from_clause for r in _range_vars(item))
+
+    def _range(self, node: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
+        relation = node.range_var
+        tiered = self._tiered(relation, hidden)
+        if tiered is None:
+            return
+        if place not in _FROM:
+            raise _unsupported(f"{place[0]} that names the tiered table {relation.relname}")
+        if not relation.inh:
+            raise _unsupported("FROM ONLY a tiered table, which would leave out what is on object storage,")
+        alias = relation.alias if relation.HasField("alias") else None
+        name = alias.aliasname if alias is not None else relation.relname
+        renamed = alias is not None and len(alias.colnames) > 0
+        mine = [] if renamed else self._about(tiered, name, scope)
+        self._uses.setdefault(tiered, []).append(mine)
+        node.CopyFrom(_subselect(tiered, alias, name))
+
+    @staticmethod
+    def _about(tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
+        """The conditions on the table that is called so."""
+        names = (name, "") if scope.alone else (name,)
+        has = {c.name for c in tiered.columns}
+        return [c for called, c in scope.said if called in names and c.column in has]
+
+    def _column(self, column: Any) -> None:
+        """``public.t.c`` means ``t.c`` now; what a base row does not have is refused."""
+        names = [f.string.sval for f in column.fields if f.WhichOneof("node") == "string"]
+        if names and names[-1] in _SYSTEM:
+            raise _unsupported(f"the system column {names[-1]}, which rows on object storage do not have,")
+        if len(column.fields) == 3 and len(names) >= 2 and self._resolve(names[0], names[1]) is not None:
+            del column.fields[0]
+
+    # Conditions --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _conditions(statement: Any) -> _Scope:
+        """What the WHERE of a statement says of single columns for every row that counts."""
+        if "where_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("where_clause"):
+            return _Scope()
+        if type(statement).__name__ == "SelectStmt":
+            items = statement.from_clause
+            alone = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
+        else:
+            alone = not (getattr(statement, "from_clause", None) or getattr(statement, "using_clause", None))
+        scope, waiting = _Scope(alone=alone), [statement.where_clause]
+        while waiting:
+            node = waiting.pop()
+            inner = node.WhichOneof("node")
+            if inner == "bool_expr" and node.bool_expr.boolop == 1:  # AND
+                waiting.extend(node.bool_expr.args)
+            elif inner == "a_expr" and (one := _comparison(node.a_expr)) is not None:
+                scope.said.append(one)
+        return scope
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def _insert(self, write: Any, target: Tiered) -> Plan:
+        if write.relation.HasField("alias") and write.relation.alias.colnames:
+            raise _unsupported("an alias with column names in INSERT")
+        probe = None
+        if write.HasField("on_conflict_clause"):
+            probe = self._probe(write, target)
+        self._statement_of_insert(write)
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        returning = _returning(write)
+        shown = "count(*) AS n" if returning is None else returning
+        _return_all(write)
+        inner = _deparsed("insert_stmt", write)
+        sql = (
+            f"WITH howdah_new AS ({inner}), howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
+            f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
+        )
+        return Plan("insert", sql, self._uses, target, alias, returning=returning is not None, probe=probe)
+
+    def _statement_of_insert(self, write: Any) -> None:
+        hidden: frozenset[str] = frozenset()
+        if write.HasField("with_clause"):
+            names = [c.common_table_expr.ctename for c in write.with_clause.ctes]
+            for number, cte in enumerate(write.with_clause.ctes):
+                seen = names if write.with_clause.recursive else names[:number]
+                if cte.common_table_expr.ctequery.WhichOneof("node") in _WRITES:
+                    raise _unsupported("a common table expression that writes, in an INSERT into a tiered table,")
+                self._visit(cte, frozenset(seen), ("CommonTableExpr", "ctequery"), _Scope())
+            hidden = frozenset(names)
+        for name, child in _fields(write):
+            if name not in ("with_clause", "relation"):
+                self._visit(child, hidden, ("InsertStmt", name), _Scope())
+
+    def _probe(self, write: Any, target: Tiered) -> str:
+        """The same rows into a temporary table, which tells their keys."""
+        copy = type(write)()
+        copy.CopyFrom(write)
+        before, self._uses = self._uses, {}
+        self._statement_of_insert(copy)
+        reads, self._uses = self._uses, before
+        if reads:
+            raise _unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
+        copy.ClearField("on_conflict_clause")
+        copy.ClearField(
+            "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
+        )
+        copy.relation.schemaname = "pg_temp"
+        copy.relation.relname = target.probe.partition(".")[2]
+        return _deparsed("insert_stmt", copy)
+
+    def _change(self, kind: str, tree: Any, write: Any, target: Tiered) -> Plan:
+        others = any(
+            self._resolve(r.schemaname, r.relname) is not None
+            for name, child in _fields(write)
+            if name != "relation"
+            for r in _range_vars(child)
+        )
+        if others:
+            raise _unsupported(f"{kind[:6].upper()} of a tiered table that also reads one")
+        if kind == "update_stmt":
+            changed = {t.res_target.name for t in write.target_list if t.WhichOneof("node") == "res_target"}
+            if changed & set(target.key):
+                raise _unsupported("UPDATE of the primary key of a tiered table")
+        if write.HasField("where_clause") and write.where_clause.WhichOneof("node") == "current_of_expr":
+            raise _unsupported("WHERE CURRENT OF on a tiered table")
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        mine = self._about(target, alias, self._conditions(write))
+        for message in _walk(write):
+            if type(message).__name__ == "ColumnRef":
+                self._column(message)
+        whole = bool(getattr(write, "from_clause", None) or getattr(write, "using_clause", None)) or write.HasField(
+            "with_clause"
+        )
+        where: str | None = None
+        numbers: tuple[int, ...] = ()
+        if write.HasField("where_clause") and not whole:
+            where, numbers = _renumbered(write.where_clause)
+        write.relation.inh = False
+        returning = _returning(write) is not None
+        self._uses[target] = [mine]
+        name: Kind = "update" if kind == "update_stmt" else "delete"
+        return Plan(name, postgast.deparse(tree), self._uses, target, alias, where, numbers, whole, returning)
+
+
+def _unsupported(what: str) -> Unsupported:
+    return Unsupported(f"{what} is not supported")
+
+
+def _comparison(expr: Any) -> tuple[str, Condition] | None:
+    """A column compared with constants, and the table's name that was written."""
+    name = expr.name[-1].string.sval if expr.name else ""
+    kinds = {1: "op", 2: "any", 7: "in", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _BETWEEN
+    kind = kinds.get(expr.kind)
+    left, right = expr.lexpr, expr.rexpr
+    if kind == "op" and name in _OPS:
+        if left.WhichOneof("node") != "column_ref":
+            left, right, name = right, left, _OPS[name]
+        column, value = _column_of(left), _constant(right)
+        return None if column is None or value is None else (column[0], Condition(column[1], name, (value,)))
+    column = _column_of(left)
+    if column is None:
+        return None
+    if kind == "any" and name == "=":
+        value = _constant(right)
+        return None if value is None or value[0] != "p" else (column[0], Condition(column[1], "any", (value,)))
+    if kind in ("in", "between") and right.WhichOneof("node") == "list" and name in ("=", "BETWEEN"):
+        values = [_constant(v) for v in right.list.items]
+        if all(v is not None for v in values):
+            return column[0], Condition(column[1], kind, tuple(v for v in values if v is not None))
+    return None
+
+
+def _column_of(node: Any) -> tuple[str, str] | None:
+    if node.WhichOneof("node") != "column_ref":
+        return None
+    names = [f.string.sval for f in node.column_ref.fields if f.WhichOneof("node") == "string"]
+    if len(names) != len(node.column_ref.fields) or not 1 <= len(names) <= 2:
+        return None
+    return ("", names[0]) if len(names) == 1 else (names[0], names[1])
+
+
+def _constant(node: Any) -> tuple[str, Any] | None:
+    inner = node.WhichOneof("node")
+    if inner == "param_ref":
+        return "p", node.param_ref.number
+    if inner != "a_const" or node.a_const.isnull:
+        return None
+    kind = node.a_const.WhichOneof("val")
+    if kind == "ival":
+        return "c", int(node.a_const.ival.ival)
+    return ("c", node.a_const.sval.sval) if kind == "sval" else None
+
+
+def _deparsed(kind: str, statement: Any) -> str:
+    tree = postgast.parse("SELECT 1")
+    tree.stmts[0].stmt.Clear()
+    getattr(tree.stmts[0].stmt, kind).CopyFrom(statement)
+    return str(postgast.deparse(tree))
+
+
+def _returned(write: Any) -> Any:
+    """Where a write's RETURNING list is: it moved with Postgres 18."""
+    return (
+        write.returning_clause.exprs if "returning_clause" in write.DESCRIPTOR.fields_by_name else write.returning_list
+    )
+
+
+def _returning(write: Any) -> str | None:
+    """The RETURNING list as text."""
+    items = _returned(write)
+    if not items:
+        return None
+    tree = postgast.parse("SELECT 1")
+    select = tree.stmts[0].stmt.select_stmt
+    del select.target_list[:]
+    select.target_list.extend(items)
+    return str(postgast.deparse(tree)).removeprefix("SELECT ")
+
+
+def _return_all(write: Any) -> None:
+    example = postgast.parse("INSERT INTO t SELECT 1 RETURNING *").stmts[0].stmt.insert_stmt
+    items = _returned(write)
+    del items[:]
+    items.extend(_returned(example))
+
+
+def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:
+    """A condition as text with parameters from $1 on, and which ones they were."""
+    tree = postgast.parse("SELECT 1 WHERE true")
+    tree.stmts[0].stmt.select_stmt.where_clause.CopyFrom(where)
+    numbers: list[int] = []
+    for message in _walk(tree):
+        if type(message).__name__ == "ParamRef":
+            if message.number not in numbers:
+                numbers.append(message.number)
+            message.number = numbers.index(message.number) + 1
+    return str(postgast.deparse(tree)).partition(" WHERE ")[2], tuple(numbers)

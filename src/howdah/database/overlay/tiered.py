@@ -1,0 +1,90 @@
+"""One tiered table: what Postgres and ``howdah.tiers`` say of it, and the names of what belongs to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .columns import TierColumn, quoted
+
+COLUMNS = """
+SELECT a.attname AS name, y.typname AS type, format_type(a.atttypid, a.atttypmod) AS spelled,
+  a.attgenerated <> '' AS generated, coalesce(l.collisdeterministic, true) AS exact
+FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
+WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+KEY = """
+SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum)) AS key, max(c.relname::text) AS constraint
+FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = $1::oid AND i.indisprimary
+"""
+TIERS = """
+SELECT rel::oid AS oid, n.nspname AS schema, c.relname AS name, t.location, t.policy, t.metadata, t.snapshot_id, t.generation,
+  t.max_key, t.rows, t.flushed_at, t.last_error, n.nspname = ANY(current_schemas(true)) AS visible
+FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The base that ``howdah.tiers`` names; none before the first flush."""
+
+    metadata: str | None
+    generation: int
+    max_key: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tiered:
+    """A table's shape. Its base may move on; its shape does not, while it is tiered."""
+
+    oid: int
+    schema: str
+    name: str
+    columns: tuple[TierColumn, ...]
+    key: tuple[str, ...]
+    constraint: str
+    location: str
+    policy: dict[str, Any] = field(compare=False)
+
+    @property
+    def table(self) -> str:
+        """The table's qualified name."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}"
+
+    @property
+    def shadow(self) -> str:
+        """Keys whose base rows are dead."""
+        return f"howdah.shadow_{self.oid}"
+
+    @property
+    def loaded(self) -> str:
+        """Where base rows are bound for a statement."""
+        return f"pg_temp.howdah_base_{self.oid}"
+
+    @property
+    def written(self) -> str:
+        """Where the keys of inserted rows are noted."""
+        return f"pg_temp.howdah_keys_{self.oid}"
+
+    @property
+    def probe(self) -> str:
+        """Where the rows of an upsert are tried."""
+        return f"pg_temp.howdah_probe_{self.oid}"
+
+    def column(self, name: str) -> TierColumn:
+        """A column by name."""
+        return next(c for c in self.columns if c.name == name)
+
+    def keys(self, alias: str = "") -> str:
+        """The key's columns, as a list."""
+        dot = f"{alias}." if alias else ""
+        return ", ".join(f"{dot}{quoted(k)}" for k in self.key)
+
+    def same_key(self, left: str, right: str) -> str:
+        """The condition that two rows have one key."""
+        return " AND ".join(f"{left}.{quoted(k)} = {right}.{quoted(k)}" for k in self.key)
+
+    def live(self, alias: str) -> str:
+        """The condition that a base row is not dead."""
+        return f"NOT EXISTS (SELECT 1 FROM {self.shadow} s WHERE {self.same_key('s', alias)})"

@@ -1,0 +1,455 @@
+"""Tiered tables: whatever has moved to the base, every statement sees each row once, or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from pyiceberg.table import StaticTable
+
+import howdah
+from howdah import (
+    Database,
+    Error,
+    InvalidInput,
+    QueryError,
+    TierError,
+    TieringRefused,
+    UniqueViolation,
+    Unsupported,
+)
+from tests.unit.test_database import _numbers
+
+STATEMENTS = int(os.environ.get("HOWDAH_TIER_STATEMENTS", "600"))
+SEED = int(os.environ.get("HOWDAH_TIER_SEED", "1"))
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+SHAPE = (
+    "(id bigint PRIMARY KEY, ts timestamptz, kind text, n int, doc jsonb, tags text[], money numeric(12, 2), f float8)"
+)
+
+
+@pytest.fixture
+def url(servers: Any) -> Iterator[str]:
+    """A database of its own."""
+    base, name = servers.server(), f"tier{os.getpid()}_{next(_numbers)}"
+
+    async def admin(sql: str) -> None:
+        connection = await asyncpg.connect(base)
+        await connection.execute(sql)
+        await connection.close()
+
+    asyncio.run(admin(f"CREATE DATABASE {name}"))
+    yield f"{base.rpartition('/')[0]}/{name}"
+    asyncio.run(admin(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[Database]:
+    with Database.open(url) as opened:
+        yield opened
+
+
+def make(db: Database, folder: Path, rows: int = 0) -> None:
+    """A tiered table ``t`` and a plain one, ``p``, with the same rows, all of which have cooled."""
+    db.execute(f"CREATE TABLE t {SHAPE}; CREATE TABLE p {SHAPE}")
+    for name in "tp":
+        db.query(
+            f"INSERT INTO {name} SELECT n, $1::timestamptz + n * interval '1 hour', 'k' || n % 5, n % 7, jsonb_build_object('n', n),"
+            f" ARRAY['a', n::text], n / 8.0, n / 3.0 FROM generate_series(1, $2::int) n",
+            EPOCH,
+            rows,
+        )
+    db.tier("t", location=str(folder / "base"), hot_for=0, time_column="ts")
+
+
+def same(db: Database) -> None:
+    """Both tables have the same rows."""
+    for order in ("id", "ts, kind, id"):
+        mine, plain = (db.query(f"SELECT * FROM {name} ORDER BY {order}") for name in "tp")
+        assert list(map(tuple, mine)) == list(map(tuple, plain))
+
+
+class Statements:
+    """Random statements, with ``{t}`` where the table's name belongs."""
+
+    def __init__(self, random_: random.Random) -> None:
+        self.random = random_
+
+    def key(self) -> int:
+        return self.random.randrange(1, 120)
+
+    def moment(self) -> datetime:
+        return EPOCH + timedelta(hours=self.random.randrange(0, 130))
+
+    def write(self) -> tuple[str, list[Any]]:
+        pick, key = self.random.randrange(14), self.key()
+        row = [
+            key,
+            self.moment(),
+            self.random.choice(["k1", "x", "", None, 'tab\t "q" \\N\nline']),
+            self.random.randrange(9),
+        ]
+        if pick == 0:
+            return "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4)", row
+        if pick == 1:
+            return (
+                "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4) RETURNING id, upper(kind) AS k, {t}.n",
+                row,
+            )
+        if pick == 2:
+            return (
+                "INSERT INTO {t} AS x (id, ts, kind, n) VALUES ($1, $2, $3, $4), ($1 + 1, $2, $3, $4)"
+                " ON CONFLICT (id) DO UPDATE SET kind = excluded.kind || '+', n = x.n + 1 WHERE x.n < 6 RETURNING id, kind, n"
+            ), row
+        if pick == 3:
+            return "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", row
+        if pick == 4:
+            return "INSERT INTO {t} (id, ts, n) SELECT id + 200, ts, n FROM {t} WHERE id BETWEEN $1 AND $1 + 2", row[:1]
+        if pick == 5:
+            return "UPDATE {t} SET n = n + 1, doc = doc || '{\"u\": 1}' WHERE id = $1 RETURNING id, n, doc", [key]
+        if pick == 6:
+            return "UPDATE {t} AS q SET kind = $2, tags = tags || $2 WHERE q.n = $1 AND q.id < $3", [
+                key % 7,
+                "new",
+                key,
+            ]
+        if pick == 7:
+            return (
+                "UPDATE {t} SET money = money * 2 FROM other WHERE other.id = {t}.n AND {t}.id > $1 RETURNING {t}.id, money",
+                [key],
+            )
+        if pick == 8:
+            return "DELETE FROM {t} WHERE id = $1 RETURNING *", [key]
+        if pick == 9:
+            return "DELETE FROM {t} WHERE ts < $1 AND kind IN ('k1', 'x') AND id % 3 = 0", [self.moment()]
+        if pick == 10:
+            return "DELETE FROM {t} USING other o WHERE o.id = {t}.n AND {t}.id = ANY($1)", [[key, key + 1, key + 2]]
+        if pick == 11:
+            return "INSERT INTO {t} VALUES ($1, $2, $3, $4)", [None, *row[1:]]
+        if pick == 12:
+            return "UPDATE {t} SET n = 1 / (n - n) WHERE id = $1", [key]
+        return "INSERT INTO other SELECT id + 1000 + count(*) OVER () FROM {t} WHERE id = $1 ON CONFLICT DO NOTHING", [
+            key
+        ]
+
+    def read(self) -> tuple[str, list[Any]]:
+        key = self.key()
+        choices: list[tuple[str, list[Any]]] = [
+            ("SELECT * FROM {t} WHERE id = $1", [key]),
+            ("SELECT count(*), sum(n), avg(money), min(kind), max(f) FROM {t} WHERE ts >= $1", [self.moment()]),
+            (
+                "SELECT kind, count(*) FROM {t} WHERE ts BETWEEN $1 AND $2 GROUP BY 1 ORDER BY 1",
+                [self.moment(), self.moment()],
+            ),
+            (
+                "SELECT a.id, b.id FROM {t} a JOIN {t} b ON a.n = b.n WHERE a.id IN (1, 2, 50) AND b.id < $1 ORDER BY 1, 2",
+                [key],
+            ),
+            (
+                "SELECT o.id, x.kind FROM other o LEFT JOIN {t} x ON x.id = o.id WHERE x.n > 2 OR x.id IS NULL ORDER BY 1",
+                [],
+            ),
+            (
+                "WITH w AS (SELECT *, row_number() OVER (PARTITION BY n ORDER BY id) r FROM {t}) SELECT id, r FROM w WHERE r <= 2 ORDER BY 1",
+                [],
+            ),
+            (
+                "SELECT id FROM {t} WHERE EXISTS (SELECT 1 FROM other o WHERE o.id = {t}.n) AND kind = $1 ORDER BY id LIMIT 7",
+                ["k1"],
+            ),
+            ("SELECT id FROM {t} WHERE n = 3 UNION SELECT id FROM {t} WHERE $1 < id ORDER BY 1", [key]),
+            (
+                "SELECT id, (SELECT max(z.n) FROM {t} z WHERE z.id <= {t}.id) FROM {t} WHERE id = ANY($1) ORDER BY 1",
+                [[key, key + 3]],
+            ),
+            ("SELECT DISTINCT n, tags[1] FROM {t} WHERE doc->>'n' > $1 ORDER BY 1, 2", [str(key)]),
+            ("SELECT 1 / (n - n) FROM {t} WHERE id = $1", [key]),
+            ("SELECT {t}.* FROM {t} WHERE $1 > ts ORDER BY ts DESC, id OFFSET 3 LIMIT 5", [self.moment()]),
+        ]
+        return self.random.choice(choices)
+
+
+def outcome(run: Any, sql: str, params: list[Any]) -> Any:
+    try:
+        rows = run.query(sql, *params)
+    except QueryError as error:
+        return type(error), error.sqlstate
+    return sorted(map(repr, map(tuple, rows))) if "ORDER BY" not in sql else list(map(tuple, rows)), rows.affected
+
+
+def test_random_statements_do_as_on_a_plain_table(db: Database, tmp_path: Path) -> None:
+    """Any statement, flushed at any moment, in transactions or not, gives the rows and errors of a plain table."""
+    random_ = random.Random(SEED)
+    make(db, tmp_path, 100)
+    db.execute("CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 4)")
+    statements, done = Statements(random_), 0
+    while done < STATEMENTS:
+        step = random_.random()
+        if step < 0.06:
+            db.flush()
+        elif step < 0.12:
+            done += 1
+            same(db)
+        elif step < 0.22:
+            commit, isolation = random_.random() < 0.6, random_.choice(["read committed", "repeatable read"])
+            batch = [random_.choice([statements.read, statements.write])() for _ in range(random_.randrange(1, 5))]
+            found = []
+            for name in "tp":
+                results: list[Any] = []
+                try:
+                    with db.transaction(isolation=isolation) as tx:  # type: ignore[arg-type]  # one of them
+                        for sql, params in batch:
+                            with tx.transaction() as inner:
+                                results.append(outcome(inner, sql.replace("{t}", name), params))
+                        if not commit:
+                            raise ZeroDivisionError
+                except (ZeroDivisionError, Error) as error:
+                    results.append(type(error))
+                found.append(results)
+            done += len(batch)
+            if not any("INTO other" in sql for sql, _ in batch):
+                assert found[0] == found[1], batch
+        else:
+            sql, params = random_.choice([statements.read, statements.write])()
+            if "INTO other" in sql:
+                db.query(sql.replace("{t}", "t"), *params)
+            else:
+                mine, plain = (outcome(db, sql.replace("{t}", name), params) for name in "tp")
+                assert mine == plain, (sql, params, done)
+            done += 1
+    same(db)
+    assert db.tiers()[0].warm_rows > 0
+    db.untier("t")
+    same(db)
+
+
+def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, url: str, tmp_path: Path) -> None:
+    make(db, tmp_path, 300)
+    total = db.query("SELECT sum(n) FROM t")[0][0]
+    stop, errors = threading.Event(), []
+    counts = {"reads": 0, "writes": 0, "flushes": 0}
+
+    def guarded(work: Any) -> Any:
+        def body() -> None:
+            try:
+                with Database.open(url) as mine:
+                    while not stop.is_set():
+                        work(mine, random.Random(threading.get_ident()))
+            except BaseException as error:
+                errors.append(error)
+                stop.set()
+
+        return threading.Thread(target=body)
+
+    def read(mine: Database, random_: random.Random) -> None:
+        row = mine.query("SELECT count(*) c, count(DISTINCT id) d, sum(n) s FROM t")[0]
+        assert (row["c"], row["d"], row["s"]) == (300, 300, total)
+        counts["reads"] += 1
+
+    def write(mine: Database, random_: random.Random) -> None:
+        a, b = random_.sample(range(1, 301), 2)
+
+        def move(tx: Any) -> None:
+            tx.query("UPDATE t SET n = n - 1 WHERE id = $1", min(a, b))
+            tx.query("UPDATE t SET n = n + 1 WHERE id = $1", max(a, b))
+
+        mine.transact(move, retries=20)
+        with pytest.raises(UniqueViolation):
+            mine.query("INSERT INTO t (id, ts, n) VALUES ($1, $2, 0)", a, EPOCH)
+        counts["writes"] += 1
+
+    def flush(mine: Database, random_: random.Random) -> None:
+        counts["flushes"] += mine.flush().tables
+        time.sleep(0.01)
+
+    threads = [guarded(w) for w in (read, read, write, write, flush)]
+    for thread in threads:
+        thread.start()
+    stop.wait(6)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert min(counts.values()) > 3
+    read(db, random.Random(0))
+
+
+DIE = """
+import os, sys, howdah
+from howdah.database.overlay import base, flush
+url, step = sys.argv[1:]
+def die(*_, **__): os._exit(9)
+with howdah.Database.open(url) as db:
+    if step == "before":
+        base.commit = die
+    elif step == "written":
+        flush._cut = die
+    else:
+        from howdah.database.session import Session
+        command = Session.command
+        async def last(self, sql):
+            if sql == "COMMIT" and step == "cut":
+                die()
+            await command(self, sql)
+            if sql == "COMMIT":
+                die()
+        Session.command = last
+    db.flush()
+"""
+
+
+@pytest.mark.parametrize("step", ["before", "written", "cut", "done"])
+def test_a_flush_that_is_killed_loses_and_doubles_nothing(db: Database, url: str, tmp_path: Path, step: str) -> None:
+    make(db, tmp_path, 50)
+    db.flush()
+    for name in "tp":
+        db.query(f"UPDATE {name} SET n = 100 WHERE id < 10")
+        db.query(f"DELETE FROM {name} WHERE id = 20")
+    assert subprocess.run([sys.executable, "-c", DIE, url, step], check=False).returncode == 9
+    same(db)
+    for name in "tp":
+        db.query(f"UPDATE {name} SET n = 200 WHERE id IN (5, 30)")
+    db.flush()
+    same(db)
+    assert db.tiers()[0].hot_rows == 0
+
+
+def test_nobody_sees_a_part(db: Database, url: str, tmp_path: Path) -> None:
+    make(db, tmp_path, 20)
+    db.flush()
+    db.execute("CREATE FUNCTION total() RETURNS bigint LANGUAGE sql AS 'SELECT 1'")
+
+    async def main() -> None:
+        plain = await asyncpg.connect(url)
+        for sql in (
+            "SELECT * FROM t",
+            "UPDATE t SET n = 1",
+            "DELETE FROM t",
+            "INSERT INTO t (id) VALUES (1)",
+            "TRUNCATE t",
+        ):
+            with pytest.raises(asyncpg.PostgresError, match="tiered") as caught:
+                await plain.execute(sql)
+            assert caught.value.sqlstate == "HW001"
+        assert await plain.fetchval("SELECT count(*) FROM ONLY t") == 0
+        await plain.execute("VACUUM ANALYZE t")
+        await plain.execute(
+            "CREATE OR REPLACE FUNCTION total() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM t); END'"
+        )
+        await plain.close()
+
+    asyncio.run(main())
+    with pytest.raises(Unsupported, match="view, function or script"):
+        db.query("SELECT total()")
+    for sql in ("SELECT * FROM ONLY t", "SELECT xmin FROM t", "SELECT * FROM t FOR UPDATE", "TRUNCATE t", "ALTER TABLE t ADD z int",
+                "UPDATE t SET id = 5", "SELECT * FROM t TABLESAMPLE system (10)", "CREATE VIEW v AS SELECT * FROM t",
+                "DELETE FROM t WHERE id IN (SELECT id FROM t)", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
+        with pytest.raises(Unsupported):
+            db.query(sql)
+    with pytest.raises(Unsupported):
+        db.copy_in("t", [(1,)])
+    db.query("CREATE INDEX ON t (n)")
+    assert db.query("SELECT count(*) FROM t")[0][0] == 20
+    assert sum(1 for _ in db.stream("SELECT * FROM t", chunk=3)) == 20
+    db.execute("DELETE FROM t WHERE id = 1; CREATE TABLE x (y int); DELETE FROM public.t WHERE id = 2")
+    assert db.query("SELECT count(*) FROM t")[0][0] == 18
+
+
+def test_a_table_that_others_tier_is_noticed(db: Database, url: str, tmp_path: Path) -> None:
+    db.execute(f"CREATE TABLE t {SHAPE}; INSERT INTO t (id, ts) VALUES (1, '2024-01-01'), (2, '2024-01-01')")
+    assert db.query("SELECT count(*) FROM t")[0][0] == 2
+    with Database.open(url) as other:
+        other.tier("t", location=str(tmp_path / "base"), hot_for=0, time_column="ts")
+        other.flush()
+        assert db.query("SELECT count(*) FROM t")[0][0] == 2
+        assert db.query("UPDATE t SET n = 5 WHERE id = 1").affected == 1
+        assert other.untier("t") == 1
+    with pytest.raises(Error):  # what was planned does not fit any more; the next try does
+        db.query("SELECT count(*) FROM t")
+    with Database.open(url) as third:
+        assert third.query("SELECT count(*), sum(n) FROM t")[0][0] == 2
+
+
+@pytest.mark.parametrize(
+    ("ddl", "why"),
+    [
+        ("CREATE TABLE r (id int, ts timestamptz)", "no primary key"),
+        ("CREATE TABLE r (id numeric PRIMARY KEY, ts timestamptz)", "its key column id is numeric"),
+        (
+            "CREATE TABLE q (id int PRIMARY KEY); CREATE TABLE r (id int PRIMARY KEY REFERENCES q, ts timestamptz)",
+            "foreign key",
+        ),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE TABLE q (r int REFERENCES r)", "refers to it"),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz, m text UNIQUE)", "unique index"),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz) PARTITION BY RANGE (id)", "no ordinary table"),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE TABLE c () INHERITS (r)", "children"),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); ALTER TABLE r ENABLE ROW LEVEL SECURITY", "row level"),
+        ("CREATE UNLOGGED TABLE r (id int PRIMARY KEY, ts timestamptz)", "unlogged"),
+        ("CREATE TABLE r (id int PRIMARY KEY, ts text)", "no date or timestamp"),
+    ],
+)
+def test_what_cannot_be_tiered_is_refused_with_the_reason(db: Database, tmp_path: Path, ddl: str, why: str) -> None:
+    db.execute(ddl)
+    with pytest.raises(TieringRefused, match=why):
+        db.tier("r", location=str(tmp_path / "base"), time_column="ts")
+    assert db.tiers() == []
+
+
+def test_bad_arguments_change_nothing(db: Database, tmp_path: Path) -> None:
+    db.execute("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz)")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    arguments: Any
+    for arguments in ({"hot_for": -1}, {"flush_rows": 0}, {"flush_every": 0}):
+        with pytest.raises(InvalidInput):
+            db.tier("r", location=str(tmp_path / "base"), time_column="ts", **arguments)
+    with pytest.raises(InvalidInput, match="no such table"):
+        db.tier("nowhere", location=str(tmp_path / "base"), time_column="ts")
+    with pytest.raises(TierError, match="must be empty"):
+        db.tier("r", location=str(tmp_path / "full"), time_column="ts")
+    with pytest.raises(TieringRefused, match="track_commit_timestamp"):
+        db.tier("r", location=str(tmp_path / "base"))
+    for call in (db.untier, db.flush):
+        with pytest.raises(InvalidInput, match="not tiered"):
+            call("r")
+    assert db.query("SELECT count(*) FROM r")[0][0] == 0
+
+
+def test_the_base_is_an_iceberg_table_and_a_broken_one_is_told(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path, 40)
+    db.flush()
+    metadata = db.query("SELECT metadata FROM howdah.tiers")[0][0]
+    rows = StaticTable.from_metadata(metadata).scan().to_arrow().sort_by("id").to_pylist()
+    assert [r["id"] for r in rows] == list(range(1, 41))
+    assert (rows[0]["ts"], rows[0]["money"], rows[0]["tags"]) == (EPOCH + timedelta(hours=1), "0.13", "{a,1}")
+    for file in (tmp_path / "base").rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(TierError, match="missing"):
+        db.query("SELECT count(*) FROM t")
+    assert db.query("SELECT count(*) FROM t WHERE id > 1000")[0][0] == 0  # statistics say that no file has it
+
+
+def test_moments_without_a_twin_stay_hot(db: Database, tmp_path: Path) -> None:
+    db.execute("CREATE TABLE t (id int PRIMARY KEY, ts timestamptz, d date, x float8, b bytea, i interval)")
+    db.query(
+        "INSERT INTO t VALUES (1, '-infinity', NULL, 'NaN', '\\x00ff', '1 mon 2 days'), (2, '2024-01-01', 'infinity', 'Infinity', '', '1 day'),"
+        " (3, '0044-03-15 BC', '2024-02-29', '-0.0', NULL, '24:00'), (4, '2024-01-01 00:00:00.000001+05:45', '0001-01-03', 5e-324, '\\x', NULL)"
+    )
+    text = "SELECT id, ts::text, d::text, x::text, b::text, i::text FROM t ORDER BY id"
+    before = [tuple(r) for r in db.query(text)]
+    db.tier("t", location=str(tmp_path / "base"), hot_for=0, time_column="ts")
+    assert db.flush().rows >= 1
+    assert [tuple(r) for r in db.query(text)] == before
+    assert db.tiers()[0].hot_rows >= 2
+    assert howdah.Rows is type(db.query(text))
