@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from howdah import JobStatus, connect
+from howdah import Database, JobStatus, connect
 
 
 @pytest.fixture
@@ -206,3 +207,30 @@ def test_workers_from_the_command_line(home: Path) -> None:
     for bad in ("tasks", "tasks:missing", "nowhere:f", "tasks:nothing"):
         refused = howdah(home, "worker", bad, "--store", "jobs.db")
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+
+
+def test_tiers_and_flush(servers: Any, home: Path) -> None:
+    url = f"pg:{servers.root / f'cli{os.getpid()}'}"
+    with Database.open(url) as db:
+        db.execute("CREATE TABLE events (id int PRIMARY KEY, ts timestamptz)")
+        db.query("INSERT INTO events SELECT n, '2024-01-01' FROM generate_series(1, 30) n")
+        assert howdah(home, "tiers", "--store", url).stdout == "no table is tiered\n"
+        db.tier("events", location=str(home / "base"), hot_for=0, flush_every=0.1, flush_rows=5, time_column="ts")
+        assert told(howdah(home, "tiers", "--store", url, "--json"))[0]["due_rows"] == 30
+        assert howdah(home, "flush", "events", "--store", url).stdout == "30 rows of 1 tables moved\n"
+        assert "events" in howdah(home, "tiers", "--store", url).stdout
+        db.query("INSERT INTO events VALUES (31, '2024-01-01')")
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "howdah.cli.main", "flush", "--watch", "--json", "--store", url],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while db.tiers()[0].hot_rows and time.monotonic() < deadline:
+            time.sleep(0.1)
+        watcher.terminate()
+        assert json.loads(watcher.communicate(timeout=30)[0]) == {"tables": 1, "rows": 1}
+    for wrong in (["flush", "nothing", "--store", url], ["flush", "events", "--watch", "--store", url], ["tiers"],
+                  ["tiers", "--store", "agent.db"]):  # fmt: skip
+        done = howdah(home, *wrong)
+        assert (done.returncode, done.stdout) == (2, ""), wrong
+        assert "Traceback" not in done.stderr

@@ -12,7 +12,7 @@ import typer
 
 from .. import __version__
 from ..errors import Error, InvalidInput, NotFound
-from . import operate
+from . import database, operate
 from .options import CorpusOption, EmbedderOption, JsonOption, StoreOption, opened
 from .output import emit_json, err, out, progress, size, table
 
@@ -33,6 +33,8 @@ app.add_typer(collections, name="collection")
 app.command("export")(operate.export)
 app.command("import")(operate.import_)
 app.command("worker")(operate.worker)
+app.command("tiers")(database.tiers)
+app.command("flush")(database.flush)
 
 
 def corpus_of(store: Store, name: str, embedder: str | None) -> Corpus:

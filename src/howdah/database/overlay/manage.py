@@ -36,6 +36,8 @@ class TierStatus:
     shadowed: int
     flushed_at: datetime | None
     last_error: str | None
+    flush_rows: int
+    flush_every: float
 
 
 class Tiers:
@@ -206,7 +208,7 @@ async def status(session: Session, tiered: Tiered) -> TierStatus:
     )[0]
     return TierStatus(
         f"{tiered.schema}.{tiered.name}", row["location"], row["hot"], row["due"], row["rows"], row["shadowed"],
-        row["flushed_at"], row["last_error"],
+        row["flushed_at"], row["last_error"], tiered.policy["flush_rows"], tiered.policy["flush_every"],
     )  # fmt: skip
 
 
