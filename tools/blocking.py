@@ -24,10 +24,13 @@ SOURCES = {
     "limiter": "stores/limiter",
     "queue": "stores/queue",
     "corpus": "corpus/corpus",
+    "statements": "database/statements",
+    "sql_transaction": "database/transaction",
+    "database": "database/database",
     "store": "store",
 }
 WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
-BY_HAND = {"AsyncTransaction", "AsyncDatabase", "AsyncSqlTransaction"}
+BY_HAND = {"AsyncTransaction"}
 INTERNAL = {
     "key_of",
     "put_stored",
@@ -62,6 +65,35 @@ TRANSACT = '''
             if not self._async._borrowed:
                 self._run.close()
 '''
+
+DATABASE = '''
+    @classmethod
+    def open(cls, {arguments}) -> Self:
+        """{doc}"""
+        return cls(AsyncDatabase.open({call}), Portal())
+
+    def transact(
+        self, fn: Callable[[SqlTransaction], T], *, retries: int = 3, isolation: Isolation = "read committed"
+    ) -> T:
+        """Run ``fn(tx)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
+        for attempt in range(retries + 1):
+            try:
+                with self.transaction(isolation=isolation) as tx:
+                    return fn(tx)
+            except Conflict:
+                if attempt == retries:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def close(self, *, timeout: float | timedelta = PATIENCE) -> None:
+        """{close}"""
+        if not self._run.closed:
+            self._run(self._async.close(timeout=timeout))
+            if not self._async.lent:
+                self._run.close()
+'''
+OWN = {"AsyncStore": ("transact", "close"), "AsyncDatabase": ("open", "transact", "close")}
+"""Methods whose twins are written above."""
 
 
 def public_classes() -> dict[str, str]:
@@ -139,7 +171,7 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     name = node.name
     run = "self._run.wait" if cls in WAITING else "self._run"
     special = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
-    if (name.startswith("_") and name not in special) or (cls == "AsyncStore" and name in ("transact", "close")):
+    if (name.startswith("_") and name not in special) or name in OWN.get(cls, ()):
         return None
     if name in INTERNAL:
         return None
@@ -159,6 +191,10 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     inner = f"self._async.{name}" if "property" in decorators else f"self._async.{name}({call_arguments(node.args)})"
     if name == "__aiter__":
         return f"    def __iter__(self) -> {result}:\n        return iterate({run}, self._async)\n"
+    if cls == "AsyncSqlTransaction" and name == "__aenter__":
+        return "    def __enter__(self) -> Self:\n        self._run(self._async.__aenter__())\n        return self\n"
+    if cls == "AsyncSqlTransaction" and name == "__aexit__":
+        return f"    def __exit__({signature}) -> None:\n        self._run(self._async.__aexit__(kind, error, trace))\n"
     if name == "__aenter__":
         return "    def __enter__(self) -> Self:\n        return self\n"
     if name == "__aexit__":
@@ -168,8 +204,6 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
         if is_stream(node):
             return f"{head}        return iterate({run}, {inner})\n"
         inner = f"{run}({inner})"
-    if result == "AsyncDatabase":
-        return f"{head.replace('AsyncDatabase', 'Database')}        return Database({inner}, self._run)\n"
     if twin == "AsyncTransaction":
         return f"{head}        return Transaction({inner}, self._run, self)\n"
     if twin:
@@ -196,13 +230,17 @@ def twin(node: ast.ClassDef) -> str:
     """The blocking twin of a class."""
     name = rename(node.name)
     # Of its bases a twin only needs the type variables.
-    bases = ", ".join(f"Generic[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
+    bases = ", ".join(
+        f"Generic[{ast.unparse(b.slice)}]" if isinstance(b, ast.Subscript) else rename(ast.unparse(b))
+        for b in node.bases
+        if isinstance(b, ast.Subscript) or (isinstance(b, ast.Name) and b.id in CLASSES)
+    )
     parameters = "".join(f"[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
     doc = rename(ast.get_docstring(node, clean=False) or "").replace("async with", "with").replace("async for", "for")
     lines = [f'class {name}{f"({bases})" if bases else ""}:\n    """{doc}"""\n']
     lines.append(
         f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
-        "        self._async = inner\n        self._run = run\n"
+        f"        self._async{': ' + node.name if bases and not parameters else ''} = inner\n        self._run = run\n"
     )
     body = [*node.body, *mixed_in(node)]
     lines.extend(
@@ -219,6 +257,18 @@ def twin(node: ast.ClassDef) -> str:
                     )
     if node.name == "AsyncStore":
         lines.append(TRANSACT)
+    if node.name == "AsyncDatabase":
+        found = {n.name: n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        made, close = found["open"], ast.get_docstring(found["close"], clean=False)
+        arguments = ast.unparse(made.args).removeprefix("cls, ")
+        lines.append(
+            DATABASE.format(
+                arguments=arguments,
+                doc=ast.get_docstring(made, clean=False),
+                call=call_arguments(made.args),
+                close=close,
+            )
+        )
     return "\n".join(lines)
 
 
@@ -267,8 +317,13 @@ def module_text(module: str, source: str) -> str:
         lines += imports(ast.parse((PACKAGE / f"{mixin}.py").read_text()), mixin)
     lines += ["from ..events import Listener", "from .subscription import subscribed, waited"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
+    if module == "database":
+        lines += [
+            "from ..errors import Conflict",
+            "from ..database.transaction import Isolation",
+            "from .runner import Portal",
+        ]
     if module == "store":
-        lines += ["from .database import Database"]
         lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]
     return "\n".join(lines) + "\n\n\n" + body
 

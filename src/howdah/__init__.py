@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     )
     from .blocking.database import (
         Database as Database,
-        SqlTransaction as SqlTransaction,
     )
     from .blocking.kv import (
         KV as KV,
@@ -56,6 +55,9 @@ if TYPE_CHECKING:
     )
     from .blocking.secrets import (
         Secrets as Secrets,
+    )
+    from .blocking.sql_transaction import (
+        SqlTransaction as SqlTransaction,
     )
     from .blocking.store import (
         Store as Store,
@@ -258,7 +260,8 @@ _WHERE: Final = {
     "cached": "AsyncCached",
     "changes": "AsyncChanges Change",
     "corpus.corpus": "AsyncCorpus",
-    "blocking.database": "Database SqlTransaction",
+    "blocking.database": "Database",
+    "blocking.sql_transaction": "SqlTransaction",
     "database.database": "AsyncDatabase",
     "database.rows": "Rows",
     "database.transaction": "AsyncSqlTransaction",

@@ -22,14 +22,14 @@ from .overlay.manage import Flushed, Tiers, TierStatus, flush, status, tier, unt
 from .rows import Checkpointed, DatabaseStatus, Notification
 from .server import Server
 from .session import Session
-from .statements import Statements
+from .statements import AsyncStatements
 from .transaction import AsyncSqlTransaction, Isolation
 
 T = TypeVar("T")
 PATIENCE = 30.0
 
 
-class AsyncDatabase(Statements):
+class AsyncDatabase(AsyncStatements):
     """SQL on Postgres. ``AsyncDatabase.open(url)`` or ``store.database``; connects on first use, or by ``start()``."""
 
     def __init__(
@@ -40,12 +40,15 @@ class AsyncDatabase(Statements):
         pool_size: int = 10,
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
+        lent: bool = False,
     ) -> None:
         if type(pool_size) is not int or pool_size < 1:
             raise InvalidInput(f"pool_size={pool_size!r}: expected an integer >= 1")
         if isinstance(extensions, str) or not all(isinstance(e, str) and e for e in extensions):
             raise InvalidInput(f"extensions={extensions!r}: expected a tuple of names")
         self._timeout = None if timeout is None else seconds(timeout, "timeout")
+        self.lent = lent
+        """Whether a store gave it, and closes it."""
         self._tiers = Tiers()
         self._find = server
         self._size = pool_size

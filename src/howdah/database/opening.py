@@ -42,7 +42,7 @@ def of_engine(engine: Any) -> AsyncDatabase:
     async def find() -> Server:
         return Server(engine.place, arguments)
 
-    return AsyncDatabase(find)
+    return AsyncDatabase(find, lent=True)
 
 
 async def _embedded(url: Url) -> Server:

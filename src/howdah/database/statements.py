@@ -29,7 +29,7 @@ def check_sql(sql: object) -> str:
     return check_text(sql, "the statement")
 
 
-class Statements:
+class AsyncStatements:
     """Statements over a session that ``_using`` lends."""
 
     _timeout: float | None

@@ -13,7 +13,7 @@ import asyncpg
 from ..errors import Error, InvalidInput, TransactionError
 from .failures import DRIVER_ERRORS, explain
 from .session import Session
-from .statements import Statements
+from .statements import AsyncStatements
 
 if TYPE_CHECKING:
     from .database import AsyncDatabase
@@ -22,7 +22,7 @@ Isolation = Literal["read committed", "repeatable read", "serializable"]
 ISOLATIONS: Final = ("read committed", "repeatable read", "serializable")
 
 
-class AsyncSqlTransaction(Statements):
+class AsyncSqlTransaction(AsyncStatements):
     """``async with db.transaction() as tx``: commits at the end, rolls back on any exception. ``tx.transaction()`` is a
     savepoint. Statements of one transaction run one after the other, whichever task sends them."""
 
