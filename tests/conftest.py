@@ -94,6 +94,16 @@ def url_for(servers: Servers, tmp_path: Path) -> Callable[[str], str]:
     return make
 
 
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """URL of a fresh database on the Postgres server."""
+    base, name = servers.server(), f"d{os.getpid()}_{next(_numbers)}"
+    with howdah.Database.open(base) as admin:
+        admin.query(f"CREATE DATABASE {name}")
+        yield f"{base.rpartition('/')[0]}/{name}"
+        admin.query(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def open_store(engine: str, url: str, **options: Any) -> Store:
     """A blocking store; ``sqlite-loop`` runs the engine as the async face does."""
     if engine != "sqlite-loop":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -49,23 +48,8 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def url(servers: Any) -> Iterator[str]:
-    """A database of its own."""
-    base, name = servers.server(), f"d{os.getpid()}_{next(_numbers)}"
-
-    async def admin(sql: str) -> None:
-        connection = await asyncpg.connect(base)
-        await connection.execute(sql)
-        await connection.close()
-
-    asyncio.run(admin(f"CREATE DATABASE {name}"))
-    yield f"{base.rpartition('/')[0]}/{name}"
-    asyncio.run(admin(f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-@pytest.fixture
-def db(url: str) -> Iterator[Database]:
-    with Database.open(url) as opened:
+def db(database_url: str) -> Iterator[Database]:
+    with Database.open(database_url) as opened:
         yield opened
 
 
@@ -186,7 +170,7 @@ def test_parameters_are_checked_and_never_shown(db: Database) -> None:
             db.query(bad)  # type: ignore[arg-type]  # that is the point
 
 
-def test_a_timeout_cancels_on_the_server(db: Database, url: str) -> None:
+def test_a_timeout_cancels_on_the_server(db: Database, database_url: str) -> None:
     db.execute("CREATE TABLE t (id int)")
     with pytest.raises(QueryTimeout, match=r"0\.2 seconds") as caught:
         db.query("WITH x AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT pg_sleep(30) FROM x", timeout=0.2)
@@ -199,7 +183,7 @@ def test_a_timeout_cancels_on_the_server(db: Database, url: str) -> None:
         with pytest.raises(QueryTimeout), tx.transaction() as inner:
             inner.query("SELECT pg_sleep(30)", timeout=0.1)
         assert tx.query("SELECT count(*) FROM t")[0][0] == 1
-    with Database.open(url, timeout=0.1) as other, pytest.raises(QueryTimeout):
+    with Database.open(database_url, timeout=0.1) as other, pytest.raises(QueryTimeout):
         other.query("SELECT pg_sleep(30)")
 
 
@@ -265,9 +249,9 @@ def test_conflicts_are_tried_again(db: Database) -> None:
     assert db.query("SELECT x FROM n")[0]["x"] == 103
 
 
-def test_concurrent_increments_lose_nothing(url: str) -> None:
+def test_concurrent_increments_lose_nothing(database_url: str) -> None:
     async def main() -> None:
-        async with AsyncDatabase.open(url, pool_size=5) as db:
+        async with AsyncDatabase.open(database_url, pool_size=5) as db:
             await db.execute("CREATE TABLE n (x int); INSERT INTO n VALUES (0)")
             await asyncio.gather(*(db.query("UPDATE n SET x = x + 1") for _ in range(100)))
             assert (await db.query("SELECT x FROM n"))[0]["x"] == 100
@@ -374,9 +358,9 @@ def test_a_changed_shape_is_seen(db: Database) -> None:
     assert (rows.columns, rows[0]["b"]) == (("a", "b"), "x")
 
 
-def test_listen_and_notices(url: str) -> None:
+def test_listen_and_notices(database_url: str) -> None:
     told: list[str] = []
-    with Database.open(url, on_notice=told.append) as db:
+    with Database.open(database_url, on_notice=told.append) as db:
         db.execute("DO $$ BEGIN RAISE NOTICE 'look here'; END $$")
         assert any("look here" in t for t in told)
         notes: Any = db.listen("news")
@@ -464,26 +448,26 @@ def test_the_database_of_a_store(servers: Any) -> None:
         _ = store.database
 
 
-def test_opening_and_closing(url: str, tmp_path: Path) -> None:
+def test_opening_and_closing(database_url: str, tmp_path: Path) -> None:
     for bad in ("agent.db", "memory:", "pg:", "nonsense:x"):
         with pytest.raises(InvalidInput):
             Database.open(bad)
     options: Any
     for options in ({"pool_size": 0}, {"timeout": -1}, {"extensions": "vector"}):
         with pytest.raises(InvalidInput):
-            Database.open(url, **options)
+            Database.open(database_url, **options)
     with Database.open("postgresql://postgres@127.0.0.1:1/x") as nobody, pytest.raises(StartupError, match="no server"):
         nobody.query("SELECT 1")
     with (
-        Database.open(url.rpartition("/")[0] + "/no_such_db") as missing,
+        Database.open(database_url.rpartition("/")[0] + "/no_such_db") as missing,
         pytest.raises(StartupError, match="no_such_db"),
     ):
         missing.start()
-    with Database.open(url, extensions=("no_such",)) as wrong, pytest.raises(StartupError, match="no_such"):
+    with Database.open(database_url, extensions=("no_such",)) as wrong, pytest.raises(StartupError, match="no_such"):
         wrong.start()
 
     async def main() -> None:
-        db = AsyncDatabase.open(url)
+        db = AsyncDatabase.open(database_url)
         await asyncio.gather(*(db.start() for _ in range(5)))
         slow = asyncio.create_task(db.query("SELECT pg_sleep(0.3), 7 AS x"))
         await asyncio.sleep(0.1)
@@ -497,9 +481,9 @@ def test_opening_and_closing(url: str, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_lost_connection_is_told_and_replaced(db: Database, url: str) -> None:
+def test_a_lost_connection_is_told_and_replaced(db: Database, database_url: str) -> None:
     db.execute("CREATE TABLE t (x int)")
-    with Database.open(url) as killer:
+    with Database.open(database_url) as killer:
         with pytest.raises((TransactionError, StartupError, howdah.BackendError, Closed)), db.transaction() as tx:
             tx.query("INSERT INTO t VALUES (1)")
             killer.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"

@@ -29,7 +29,6 @@ from howdah import (
     UniqueViolation,
     Unsupported,
 )
-from tests.unit.test_database import _numbers
 
 STATEMENTS = int(os.environ.get("HOWDAH_TIER_STATEMENTS", "600"))
 SEED = int(os.environ.get("HOWDAH_TIER_SEED", "1"))
@@ -40,23 +39,8 @@ SHAPE = (
 
 
 @pytest.fixture
-def url(servers: Any) -> Iterator[str]:
-    """A database of its own."""
-    base, name = servers.server(), f"tier{os.getpid()}_{next(_numbers)}"
-
-    async def admin(sql: str) -> None:
-        connection = await asyncpg.connect(base)
-        await connection.execute(sql)
-        await connection.close()
-
-    asyncio.run(admin(f"CREATE DATABASE {name}"))
-    yield f"{base.rpartition('/')[0]}/{name}"
-    asyncio.run(admin(f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-@pytest.fixture
-def db(url: str) -> Iterator[Database]:
-    with Database.open(url) as opened:
+def db(database_url: str) -> Iterator[Database]:
+    with Database.open(database_url) as opened:
         yield opened
 
 
@@ -234,7 +218,7 @@ def test_random_statements_do_as_on_a_plain_table(db: Database, tmp_path: Path) 
     same(db)
 
 
-def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, url: str, tmp_path: Path) -> None:
+def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, database_url: str, tmp_path: Path) -> None:
     make(db, tmp_path, 300)
     total = db.query("SELECT sum(n) FROM t")[0][0]
     stop, errors = threading.Event(), []
@@ -243,7 +227,7 @@ def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, url: str
     def guarded(work: Any) -> Any:
         def body() -> None:
             try:
-                with Database.open(url) as mine:
+                with Database.open(database_url) as mine:
                     while not stop.is_set():
                         work(mine, random.Random(threading.get_ident()))
             except BaseException as error:
@@ -288,9 +272,9 @@ def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, url: str
 DIE = """
 import os, sys, howdah
 from howdah.database.overlay import base, flush
-url, step = sys.argv[1:]
+database_url, step = sys.argv[1:]
 def die(*_, **__): os._exit(9)
-with howdah.Database.open(url) as db:
+with howdah.Database.open(database_url) as db:
     if step == "before":
         base.commit = die
     elif step == "written":
@@ -310,13 +294,15 @@ with howdah.Database.open(url) as db:
 
 
 @pytest.mark.parametrize("step", ["before", "written", "cut", "done"])
-def test_a_flush_that_is_killed_loses_and_doubles_nothing(db: Database, url: str, tmp_path: Path, step: str) -> None:
+def test_a_flush_that_is_killed_loses_and_doubles_nothing(
+    db: Database, database_url: str, tmp_path: Path, step: str
+) -> None:
     make(db, tmp_path, 50)
     db.flush()
     for name in "tp":
         db.query(f"UPDATE {name} SET n = 100 WHERE id < 10")
         db.query(f"DELETE FROM {name} WHERE id = 20")
-    assert subprocess.run([sys.executable, "-c", DIE, url, step], check=False).returncode == 9
+    assert subprocess.run([sys.executable, "-c", DIE, database_url, step], check=False).returncode == 9
     same(db)
     for name in "tp":
         db.query(f"UPDATE {name} SET n = 200 WHERE id IN (5, 30)")
@@ -325,13 +311,13 @@ def test_a_flush_that_is_killed_loses_and_doubles_nothing(db: Database, url: str
     assert db.tiers()[0].hot_rows == 0
 
 
-def test_nobody_sees_a_part(db: Database, url: str, tmp_path: Path) -> None:
+def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> None:
     make(db, tmp_path, 20)
     db.flush()
     db.execute("CREATE FUNCTION total() RETURNS bigint LANGUAGE sql AS 'SELECT 1'")
 
     async def main() -> None:
-        plain = await asyncpg.connect(url)
+        plain = await asyncpg.connect(database_url)
         for sql in (
             "SELECT * FROM t",
             "UPDATE t SET n = 1",
@@ -366,10 +352,10 @@ def test_nobody_sees_a_part(db: Database, url: str, tmp_path: Path) -> None:
     assert db.query("SELECT count(*) FROM t")[0][0] == 18
 
 
-def test_a_table_that_others_tier_is_noticed(db: Database, url: str, tmp_path: Path) -> None:
+def test_a_table_that_others_tier_is_noticed(db: Database, database_url: str, tmp_path: Path) -> None:
     db.execute(f"CREATE TABLE t {SHAPE}; INSERT INTO t (id, ts) VALUES (1, '2024-01-01'), (2, '2024-01-01')")
     assert db.query("SELECT count(*) FROM t")[0][0] == 2
-    with Database.open(url) as other:
+    with Database.open(database_url) as other:
         other.tier("t", location=str(tmp_path / "base"), hot_for=0, time_column="ts")
         other.flush()
         assert db.query("SELECT count(*) FROM t")[0][0] == 2
@@ -377,7 +363,7 @@ def test_a_table_that_others_tier_is_noticed(db: Database, url: str, tmp_path: P
         assert other.untier("t") == 1
     with pytest.raises(Error):  # what was planned does not fit any more; the next try does
         db.query("SELECT count(*) FROM t")
-    with Database.open(url) as third:
+    with Database.open(database_url) as third:
         assert third.query("SELECT count(*), sum(n) FROM t")[0][0] == 2
 
 
