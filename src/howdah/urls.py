@@ -30,6 +30,8 @@ class Url:
         if "://" not in self.text:
             return self.text
         parts = urlsplit(self.text)
+        if parts.fragment:  # most likely a part of a password that should be percent-encoded
+            return f"{self.scheme}://…"
         if parts.password is None:
             return self.text
         host = parts.netloc.rpartition("@")[2]

@@ -236,6 +236,22 @@ def test_handlers_are_apart(run: Run) -> None:
     run(body)
 
 
+def test_plain_handlers_are_apart(run: Run) -> None:
+    seen: list[Any] = []
+
+    def handler(value: Any, ctx: JobContext) -> None:
+        seen.append(CONTEXT.get())
+        CONTEXT.set(value)
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        await queue.add_many(range(1, 5))
+        async with AsyncJobServer(queue, handler) as server:
+            await until(lambda: server.stats().completed == 4)
+        assert seen == [None] * 4
+
+    run(body)
+
+
 def test_retries_stop_at_the_cap_with_the_last_real_error(run: Run) -> None:
     tries: list[int] = []
 

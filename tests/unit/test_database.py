@@ -27,6 +27,7 @@ from howdah import (
     Conflict,
     Database,
     DuplicateKey,
+    Error,
     ForeignKeyViolation,
     InvalidInput,
     NotFound,
@@ -165,6 +166,7 @@ def test_parameters_are_checked_and_never_shown(db: Database) -> None:
     with pytest.raises(TypeMismatch) as caught:
         db.query("SELECT $1::int", "s3cret")
     assert "$1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
     for bad in ("", "  ", 5, None, "SELECT '\0'"):
         with pytest.raises(InvalidInput):
             db.query(bad)  # type: ignore[arg-type]  # that is the point
@@ -491,3 +493,106 @@ def test_a_lost_connection_is_told_and_replaced(db: Database, database_url: str)
             time.sleep(0.1)
             tx.query("INSERT INTO t VALUES (2)")
         assert db.query("SELECT count(*) FROM t")[0][0] == 0
+
+
+def test_cut_short_while_it_begins_loses_nobody_elses_write(database_url: str) -> None:
+    async def main() -> None:
+        async with AsyncDatabase.open(database_url, pool_size=1) as db:
+            await db.execute("CREATE TABLE t (x int)")
+
+            async def block() -> None:
+                async with db.transaction():
+                    await asyncio.sleep(1)
+
+            for n in range(30):
+                task = asyncio.create_task(block())
+                for _ in range(n % 3):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await db.query("INSERT INTO t VALUES ($1)", n)
+            assert (await db.query("SELECT count(*) FROM t"))[0][0] == 30
+
+    asyncio.run(main())
+
+
+def test_a_target_that_fails_stops_nothing_else(db: Database, tmp_path: Path) -> None:
+    def refuse(_: bytes) -> None:
+        raise ValueError("no room")
+
+    for target, error in ((refuse, ValueError), (io.StringIO(), TypeError)):
+        with pytest.raises(error):
+            db.copy_out("SELECT generate_series(1, 100000)", target)
+        assert db.query("SELECT 1")[0][0] == 1
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    with pytest.raises(UndefinedTable):
+        db.copy_out("nowhere", kept)
+    assert kept.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_copies_see_a_changed_table(db: Database, database_url: str) -> None:
+    db.execute("CREATE TABLE t (x float8)")
+    db.copy_in("t", [(5,)])
+    with Database.open(database_url) as other:
+        other.execute("TRUNCATE t; ALTER TABLE t ALTER x TYPE bigint")
+    db.copy_in("t", [(5,)])
+    assert db.query("SELECT x FROM t")[0]["x"] == 5
+
+
+def test_streams_and_savepoints_of_a_transaction_are_kept_apart(database_url: str) -> None:
+    async def main() -> None:
+        async with AsyncDatabase.open(database_url) as db:
+            await db.execute("CREATE TABLE t (x int); INSERT INTO t SELECT generate_series(1, 100)")
+            async with db.transaction() as tx:
+                stream: Any = tx.stream("SELECT x FROM t", chunk=10)
+                async for _ in stream:
+                    with pytest.raises(TransactionError, match="stream"):
+                        await tx.query("SELECT 1")
+                    break
+            await stream.aclose()
+
+            async def inside(tx: Any, n: int) -> None:
+                async with tx.transaction() as inner:
+                    await inner.query("INSERT INTO t VALUES ($1)", 1000 + n)
+                    await asyncio.sleep(0.01)
+                    if n == 0:
+                        raise ValueError("boom")
+
+            async with db.transaction() as tx:
+                ends = await asyncio.gather(inside(tx, 0), inside(tx, 1), return_exceptions=True)
+                await tx.query("INSERT INTO t VALUES (2000)")
+            assert [type(e) for e in ends] == [ValueError, TransactionError]  # one at a time
+            assert (await db.query("SELECT count(*) FROM t WHERE x >= 1000"))[0][0] == 1
+            orphan: Any = None
+            async with db.transaction() as tx:
+                orphan = tx.transaction()
+                await orphan.__aenter__()
+            with pytest.raises(TransactionError, match="has ended"):
+                await orphan.query("SELECT 1")
+            await orphan.__aexit__(None, None, None)
+            with pytest.raises(KeyError, match="own"):
+                async with db.transaction() as tx, tx.transaction() as inner:
+                    inner._open_session().terminate()
+                    raise KeyError("own")
+            for sql in ("BEGIN", "commit;", "savepoint x"):
+                with pytest.raises(InvalidInput, match="transaction"):
+                    await db.query(sql)
+
+    asyncio.run(main())
+
+
+def test_passwords_stay_out_of_arguments_and_messages() -> None:
+    from howdah.database.backup import _where
+    from howdah.database.server import Server
+
+    dsn = "postgresql://u:hunt%23er2@host:5432/x?password=other&application_name=me"
+    arguments, environment = _where(Server("x", {"dsn": dsn}))
+    assert "hunt" not in str(arguments)
+    assert "other" not in str(arguments)
+    assert environment == {"PGPASSWORD": "other"}
+    with Database.open("postgresql://u:hunt#er2@127.0.0.1:1/x") as bad, pytest.raises(Error) as caught:
+        bad.query("SELECT 1")
+    assert "hunt" not in str(caught.value)

@@ -414,8 +414,6 @@ def test_a_dropped_table_leaves_what_is_not_its_own_and_may_come_back(tmp_path: 
         assert [f.name for f in (place / "note").iterdir()] == ["README.md"]
     shutil.rmtree(place / "note")
     shutil.copytree(tmp_path / "kept", place / "note")  # from a backup, say
-    for file in (place / "note").iterdir():
-        os.utime(file)
     with open_notes(place) as store:
         assert notes(store).count() == 1
 

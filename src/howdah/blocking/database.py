@@ -32,6 +32,11 @@ class Database(Statements):
     ) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._async.closed
+
     def start(self) -> None:
         """Connect: an embedded server is started. However many callers wait, it happens once; ``StartupError`` when it
         fails, and the next call tries again."""

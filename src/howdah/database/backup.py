@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from ..engines.sql.embedded import program
 from ..errors import BackendError, InvalidInput, NotFound, StartupError
@@ -23,7 +24,16 @@ def _tool(server: Server, name: str) -> str:
 def _where(server: Server) -> tuple[list[str], dict[str, str]]:
     given = server.arguments
     if "dsn" in given:
-        return ["--dbname", given["dsn"]], {}
+        parts = urlsplit(given["dsn"])
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        password = dict(query).get("password") or (unquote(parts.password) if parts.password else None)
+        user, _, host = parts.netloc.rpartition("@")
+        shown = f"{user.partition(':')[0]}@{host}" if user else host
+        rest = urlencode([(k, v) for k, v in query if k != "password"])
+        # Everybody may read a process's arguments.
+        return ["--dbname", urlunsplit(parts._replace(netloc=shown, query=rest))], (
+            {} if password is None else {"PGPASSWORD": password}
+        )
     return ["--host", given["host"], "--port", str(given["port"]), "--username", given["user"],
             "--dbname", given["database"]], {}  # fmt: skip
 

@@ -58,6 +58,5 @@ async def prepare(connection: Any) -> None:
             "SET hnsw.iterative_scan = strict_order; SET hnsw.max_scan_tuples = 2147483647;"
             " SET hnsw.scan_mem_multiplier = 1000; SET ivfflat.iterative_scan = relaxed_order"
         )
-    await connection.execute("SET howdah.gate = 'open'")  # writes to tiered tables that were planned
     for name, schema, encoder, decoder in forms:
         await connection.set_type_codec(name, schema=schema, encoder=encoder, decoder=decoder, format="binary")

@@ -34,6 +34,11 @@ def table_name(table: object) -> tuple[str | None, str]:
     return (None if found[1] is None else _folded(found[1])), _folded(found[2])
 
 
+def is_name(sql: str) -> bool:
+    """Whether this is the name of a table, and no query."""
+    return _NAME.fullmatch(sql.strip()) is not None
+
+
 def _folded(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
@@ -68,6 +73,10 @@ async def load(
     about = {"schema_name": schema, "timeout": timeout}
     connection, names = session.connection, None if columns is None else list(columns)
     options = _options(format, header, delimiter, null)
+    # The driver would take a table's column types from its cache, whatever has become of the table.
+    cache = getattr(connection, "_stmt_cache", None)
+    if cache is not None:
+        cache.clear()
     try:
         if type(source).__module__.startswith("pyarrow"):
             given = arrow_columns(source) if names is None else names
@@ -82,7 +91,10 @@ async def load(
         elif not hasattr(source, "read") and not isinstance(source, AsyncIterable):
             return await _load_items(connection, name, source, names, options, about)
         return _count(await connection.copy_to_table(name, source=source, columns=names, **options, **about))
-    except (*DRIVER_ERRORS, TimeoutError, ValueError, TypeError, OverflowError) as error:
+    except asyncio.CancelledError:
+        session.terminate()
+        raise
+    except (*DRIVER_ERRORS, TimeoutError, ValueError, TypeError, OverflowError, LookupError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise explain(error, f"COPY {table} FROM", session.place, timeout) from error
@@ -146,32 +158,62 @@ async def unload(
 ) -> int:
     """COPY … TO; how many rows."""
     options = {**_options(format, header, delimiter, null), "timeout": timeout}
-    output: Any = os.fspath(target) if isinstance(target, (str, os.PathLike)) else target
-    if isinstance(output, str):
-        folder = os.path.dirname(os.path.abspath(output))
-        if not os.path.isdir(folder):
-            raise NotFound(f"{folder}: no such directory")
-    elif callable(output) and not hasattr(output, "write"):
-        output = _calling(output)
-    elif not hasattr(output, "write"):
-        raise InvalidInput(f"copy_out: expected a path, a file or a function of bytes, got {type(target).__name__}")
+    path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
+    if path is None:
+        write = target if callable(target) and not hasattr(target, "write") else getattr(target, "write", None)
+        if write is None:
+            raise InvalidInput(f"copy_out: expected a path, a file or a function of bytes, got {type(target).__name__}")
+        return await _unload(session, sql, _Sink(write), params, options, timeout)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder}: no such directory")
+    part = f"{path}.part"
+    try:
+        with open(part, "wb") as file:
+            count = await _unload(session, sql, _Sink(file.write), params, options, timeout)
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)
+    return count
+
+
+async def _unload(
+    session: Session, sql: str, sink: _Sink, params: Sequence[Any], options: dict[str, Any], timeout: float | None
+) -> int:
     connection = session.connection
     try:
         if _NAME.fullmatch(sql.strip()):
             schema, name = table_name(sql)
-            return _count(await connection.copy_from_table(name, schema_name=schema, output=output, **options))
-        return _count(await connection.copy_from_query(sql, *params, output=output, **options))
+            status = await connection.copy_from_table(name, schema_name=schema, output=sink.take, **options)
+        else:
+            status = await connection.copy_from_query(sql, *params, output=sink.take, **options)
     except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
         raise explain(error, sql, session.place, timeout) from error
+    except asyncio.CancelledError:
+        session.terminate()  # data may still be on its way
+        raise
+    if sink.error is not None:
+        raise sink.error
+    return _count(status)
 
 
-def _calling(function: Callable[[bytes], Any]) -> Any:
-    async def write(data: bytes) -> None:
-        found = function(data)
-        if asyncio.iscoroutine(found):
-            await found
+class _Sink:
+    """Where copied bytes go. After it failed the rest is let pass: the driver cannot stop in the middle."""
 
-    return write
+    def __init__(self, write: Callable[[bytes], Any]) -> None:
+        self._write = write
+        self.error: Exception | None = None
+
+    async def take(self, data: bytes) -> None:
+        """Write a piece."""
+        if self.error is None:
+            try:
+                found = self._write(bytes(data))
+                if asyncio.iscoroutine(found):
+                    await found
+            except Exception as error:
+                self.error = error
 
 
 # Types of Postgres by name, as Arrow's; what is not here travels as text.

@@ -19,6 +19,7 @@ from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
 from .overlay.manage import Flushed, Tiers, TierStatus, flush, status, tier, untier
+from .overlay.run import Stale
 from .rows import Checkpointed, DatabaseStatus, Notification
 from .server import Server
 from .session import Session
@@ -91,6 +92,11 @@ class AsyncDatabase(AsyncStatements):
     ) -> None:
         await self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._state == "closed"
+
     # Opening and closing -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -110,8 +116,12 @@ class AsyncDatabase(AsyncStatements):
             try:
                 await self._extend(server)
                 session = await pool.acquire()
-                await self._tiers.load(session)
-                pool.release(session)
+                try:
+                    await self._tiers.load(session)
+                finally:
+                    pool.release(session)
+                if self.closed:
+                    raise Closed("the database was closed while it started")
             except BaseException as error:
                 await pool.close()
                 await server.close()
@@ -149,6 +159,15 @@ class AsyncDatabase(AsyncStatements):
             connection.add_log_listener(lambda _, message: tell(str(message)))
         return Session(connection, server.place)
 
+    async def _begun(self) -> None:
+        if self._state != "open":
+            await self.start()
+
+    async def _look_again(self, sql: str, error: Error) -> bool:
+        async with self._using() as session:
+            await self._tiers.load(session)
+        return isinstance(error, Stale) or self._tiers.plan(sql) is not None
+
     async def _acquire(self) -> Session:
         if self._state != "open":
             await self.start()
@@ -175,7 +194,9 @@ class AsyncDatabase(AsyncStatements):
             self._idle.set()
 
     @asynccontextmanager
-    async def _using(self, *, block: bool = False, repeatable: bool = False) -> AsyncIterator[Session]:
+    async def _using(
+        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+    ) -> AsyncIterator[Session]:
         session = await self._acquire()
         try:
             if not block:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 
 from ..engines.sql.pool import DRIVER_ERRORS
 from ..errors import (
     BackendError,
     CheckViolation,
-    Closed,
     Error,
     ForeignKeyViolation,
     InvalidInput,
@@ -24,9 +25,10 @@ from ..errors import (
     UndefinedColumn,
     UndefinedTable,
     UniqueViolation,
+    Unsupported,
 )
 
-__all__ = ["DRIVER_ERRORS", "explain"]
+__all__ = ["DRIVER_ERRORS", "Gated", "explain"]
 
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _BY_STATE: dict[str, type[QueryError]] = {
@@ -42,12 +44,18 @@ _BY_STATE: dict[str, type[QueryError]] = {
     "40001": SerializationFailure,
     "40P01": SerializationFailure,
 }
+# The driver shows the value that it cannot send.
+_ARGUMENT = re.compile(r"(query argument \$\d+): .* \((.*)\)$", re.DOTALL)
 _BY_CLASS: dict[str, type[QueryError]] = {"22": TypeMismatch}
+
+
+class Gated(QueryError, Unsupported):
+    """A statement met the gate of a tiered table: in a way that the planner did not see, or did not know of."""
 
 
 def explain(error: BaseException, sql: str, place: str, timeout: float | None = None) -> Error:
     """The Howdah error for what the driver raised while it ran ``sql``."""
-    text = str(error).strip() or type(error).__name__
+    text = _ARGUMENT.sub(r"\1: \2", str(error).strip()) or type(error).__name__
     if isinstance(error, TimeoutError):
         return QueryTimeout(
             f"{place}: the statement took longer than {timeout} seconds and was cancelled", timeout=timeout
@@ -67,7 +75,7 @@ def explain(error: BaseException, sql: str, place: str, timeout: float | None = 
         if "server expects" in text or "was not able to deduce" in text or "could not determine data type" in text:
             return InvalidInput(text)
         if "closed" in text:
-            return Closed(f"{place}: {text}")
+            return StartupError(f"{place}: the connection was lost: {text}")
     return BackendError(f"{place}: {text}")
 
 
@@ -82,6 +90,12 @@ def _told(error: asyncpg.PostgresError, text: str, sql: str, place: str) -> Erro
         inside = detail.partition("(")[2].partition(")=")[0]
         columns = tuple(c.strip().strip('"') for c in inside.split(",")) if inside else ()
         return UniqueViolation(shown, **about, position=where, index=columns)
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return SerializationFailure(
+            f"a table changed its shape meanwhile: run it again: {shown}", sqlstate=state, sql=sql
+        )
+    if state == "HW001":
+        return Gated(f"a view, function or script reaches a tiered table: {shown}", sqlstate=state, sql=sql)
     if state == "25P02":
         return TransactionError(f"an earlier statement of this transaction failed; it can only be rolled back: {text}")
     if state == "57014":

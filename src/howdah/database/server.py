@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engines.sql.embedded import EmbeddedServer
 from ..engines.sql.open_postgres import connect
+from ..errors import InvalidInput
 
 
 @dataclass(slots=True)
@@ -20,7 +21,11 @@ class Server:
 
     async def connect(self) -> Any:
         """A new connection."""
-        return await connect({**self.arguments, "timeout": 30})
+        try:
+            return await connect({**self.arguments, "timeout": 30})
+        except ValueError:
+            # What the driver says may hold a part of the password.
+            raise InvalidInput(f"{self.place}: this URL cannot be read: percent-encode what is special in it") from None
 
     async def close(self) -> None:
         """Let go; the last user of an embedded server stops it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +14,12 @@ import postgast
 from .failures import DRIVER_ERRORS, explain
 from .rows import Executed, Row, Rows
 
+STALE: Final = (
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+    asyncpg.InvalidSQLStatementNameError,
+)
+"""A prepared statement that does not fit the tables any more, or is gone."""
 KEPT: Final = 300
 """Prepared statements that a connection keeps."""
 _MANY: Final = "cannot insert multiple commands into a prepared statement"
@@ -72,7 +79,7 @@ class Session:
             statement = await self._prepared(sql, timeout)
             try:
                 rows = await statement.fetch(*params, timeout=timeout)
-            except (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError):
+            except STALE:
                 self._statements.clear()
                 if self.is_in_transaction():
                     raise
@@ -111,9 +118,12 @@ class Session:
         return Executed(len(split(script)))
 
     async def command(self, sql: str) -> None:
-        """Run a statement of ours."""
+        """Run a statement of ours. One that is cut short may have been done: the connection is not used again."""
         try:
             await self.connection.execute(sql)
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
         except DRIVER_ERRORS as error:
             raise self._explained(error, sql, None) from error
 
@@ -124,6 +134,8 @@ class Session:
             async for row in statement.cursor(*params, prefetch=chunk, timeout=timeout):
                 yield row
         except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+            if isinstance(error, STALE):
+                self._statements.clear()
             raise self._explained(error, sql, timeout) from error
 
     def _explained(self, error: BaseException, sql: str, timeout: float | None) -> Exception:

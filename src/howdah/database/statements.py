@@ -9,23 +9,27 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any, Literal
 
-from ..errors import InvalidInput, QueryError, Unsupported
+from ..errors import Error, InvalidInput, Unsupported
 from ..values import check_text, seconds
 from . import copying
-from .overlay.manage import Tiers, is_gate
+from .failures import Gated
+from .overlay.manage import Tiers
 from .overlay.planner import Plan
-from .overlay.run import run, stream
+from .overlay.run import Stale, read, run, stream
 from .rows import Executed, Row, Rows
 from .session import Session, controls, split
 
 Duration = float | timedelta
 CHUNK = 500
+_CONTROL = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE")
 
 
 def check_sql(sql: object) -> str:
-    """A statement's text."""
+    """A statement's text; one that begins or ends a transaction is refused: the connection is lent for one call."""
     if not isinstance(sql, str) or not sql.strip():
         raise InvalidInput(f"expected a SQL statement, got {sql!r:.60}")
+    if sql.split(None, 1)[0].rstrip(";").upper() in _CONTROL and ";" not in sql.strip().rstrip(";"):
+        raise InvalidInput(f"{sql.strip()[:40]}: use transaction(), its savepoints and rollback()")
     return check_text(sql, "the statement")
 
 
@@ -35,8 +39,11 @@ class AsyncStatements:
     _timeout: float | None
     _tiers: Tiers
 
-    def _using(self, *, block: bool = False, repeatable: bool = False) -> AbstractAsyncContextManager[Session]:
-        """A session for one call; with ``block`` a transaction is open on it, ``repeatable`` if it is only for this call."""
+    def _using(
+        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+    ) -> AbstractAsyncContextManager[Session]:
+        """A session for one call; with ``block`` a transaction is open on it, ``repeatable`` if it is only for this call, which
+        is a ``stream`` if its caller goes on while it is held."""
         raise AssertionError("a database or a transaction says where statements run")
 
     def _limit(self, timeout: Duration | None) -> float | None:
@@ -51,29 +58,30 @@ class AsyncStatements:
         SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput`` for parameters that do not fit.
         """
         text, limit = check_sql(sql), self._limit(timeout)
-        if self._tiers.active and (plan := self._planned(text)) is not None:
-            if exact:
-                raise Unsupported("exact=True over a tiered table is not supported")
-            return await self._tiered(plan, params, limit)
-        try:
-            return await self._straight(text, params, limit, exact)
-        except QueryError as error:
-            if not is_gate(error):
-                raise
-            return await self._tiered(await self._plan_again(text, error), params, limit)
+        for again in (False, True):
+            try:
+                plan = await self._planned(text)
+                if plan is None:
+                    return await self._straight(text, params, limit, exact)
+                if exact:
+                    raise Unsupported("exact=True over a tiered table is not supported")
+                return await self._tiered(plan, params, limit)
+            except (Gated, Stale) as error:
+                if again or not await self._look_again(text, error):
+                    raise
+        raise AssertionError("the loop returns or raises")
 
-    def _planned(self, sql: str) -> Plan | None:
+    async def _planned(self, sql: str) -> Plan | None:
         """The plan of a statement that touches a tiered table."""
-        return self._tiers.plan(sql)
+        await self._begun()
+        return self._tiers.plan(sql) if self._tiers.active else None
 
-    async def _plan_again(self, sql: str, error: QueryError) -> Plan:
-        """A statement met the gate: a table became tiered elsewhere, or a view or function hides one."""
-        async with self._using() as session:
-            await self._tiers.load(session)
-        plan = self._tiers.plan(sql)
-        if plan is None:
-            raise Unsupported(f"a view, function or script reaches a tiered table: {error}") from error
-        return plan
+    async def _begun(self) -> None:
+        """Know which tables are tiered."""
+
+    async def _look_again(self, sql: str, error: Error) -> bool:
+        """After a statement met what this process did not know: whether it may go otherwise now. Not in a transaction."""
+        return False
 
     async def _tiered(self, plan: Plan, params: tuple[Any, ...], limit: float | None) -> Rows:
         async with self._using(block=True, repeatable=plan.kind == "read") as session:
@@ -94,9 +102,10 @@ class AsyncStatements:
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         text, limit = check_sql(script), self._limit(timeout)
+        await self._begun()
         if self._tiers.active:
             parts = split(text)
-            plans = [self._planned(p) for p in parts]
+            plans = [self._tiers.plan(p) for p in parts]
             if any(plans):
                 return await self._script(parts, plans, limit)
         async with self._using() as session:
@@ -118,8 +127,8 @@ class AsyncStatements:
         text, limit = check_sql(sql), self._limit(timeout)
         if type(chunk) is not int or not 1 <= chunk <= 100_000:
             raise InvalidInput(f"chunk={chunk!r}: expected an integer from 1 to 100,000")
-        plan = self._planned(text) if self._tiers.active else None
-        async with self._using(block=True, repeatable=plan is not None) as session:
+        plan = await self._planned(text)
+        async with self._using(block=True, repeatable=plan is not None, stream=True) as session:
             rows = (
                 session.stream(text, params, chunk, limit)
                 if plan is None
@@ -145,7 +154,7 @@ class AsyncStatements:
         ``source`` is a path, a file, bytes or an (async) iterable of bytes in the given ``format``; or rows: an iterable of
         tuples in the order of ``columns``, or a pyarrow table, batch or reader.
         """
-        if self._tiers.active and self._planned(f"INSERT INTO {table} DEFAULT VALUES") is not None:
+        if await self._planned(f"INSERT INTO {table} DEFAULT VALUES") is not None:
             raise Unsupported(f"copy_in to the tiered table {table} is not supported: insert the rows")
         async with self._using() as session:
             return await copying.load(
@@ -164,15 +173,23 @@ class AsyncStatements:
         timeout: Duration | None = None,
     ) -> int:
         """Write the rows of a query, or of the table so named, to a path, a file, or a function of bytes; how many."""
-        async with self._using() as session:
-            return await copying.unload(
-                session, check_sql(sql), target, params, format, header, delimiter, null, self._limit(timeout)
-            )
+        text, limit = check_sql(sql), self._limit(timeout)
+        whole = copying.is_name(text)
+        plan = await self._planned(f"SELECT * FROM {text}" if whole else text)
+        async with self._using(block=plan is not None, repeatable=True) as session:
+            if plan is not None:
+                await read(session, plan, params)
+                text = plan.sql
+            return await copying.unload(session, text, target, params, format, header, delimiter, null, limit)
 
     async def arrow(self, sql: str, *params: Any, timeout: Duration | None = None) -> Any:
         """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``)."""
         text, limit = check_sql(sql), self._limit(timeout)
-        async with self._using() as session:
+        plan = await self._planned(text)
+        async with self._using(block=plan is not None, repeatable=True) as session:
+            if plan is not None:
+                await read(session, plan, params)
+                text = plan.sql
             return await copying.as_arrow(session, text, params, limit)
 
 

@@ -39,9 +39,10 @@ class AsyncSqlTransaction(AsyncStatements):
         self._parent = parent
         self._depth: int = 0 if parent is None else parent._depth + 1
         self._session: Session | None = None
-        self._lock = asyncio.Lock()
+        self._lock: asyncio.Lock = asyncio.Lock() if parent is None else parent._lock
         self._state: Literal["new", "open", "over"] = "new"
         self._inner = False
+        self._streaming = False
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
@@ -56,10 +57,11 @@ class AsyncSqlTransaction(AsyncStatements):
                 raise
         else:
             self._parent._check()
-            session = self._parent._open_session()
-            async with self._parent._lock:
+            async with self._lock:
+                self._parent._check()
+                session = self._parent._open_session()
                 await session.command(f"SAVEPOINT level_{self._depth}")
-            self._parent._inner = True
+                self._parent._inner = True
         self._session, self._state = session, "open"
         return self
 
@@ -70,25 +72,37 @@ class AsyncSqlTransaction(AsyncStatements):
     async def rollback(self) -> None:
         """Undo everything now; the block goes on, its statements are refused."""
         self._check()
-        async with self._lock:
-            await self._end(commit=False)
+        await self._leave(commit=False)
 
     def _open_session(self) -> Session:
         assert self._session is not None
         return self._session
 
     def _check(self) -> None:
+        above = self._parent
+        while above is not None:
+            if above._state != "open":
+                raise TransactionError("the transaction around this savepoint has ended")
+            above = above._parent
         if self._state != "open":
             raise TransactionError(f"this transaction {'has ended' if self._state == 'over' else 'was not begun'}")
         if self._inner:
             raise TransactionError("a savepoint of this transaction is open: use that one, or end it first")
+        if self._streaming:
+            raise TransactionError("a stream of this transaction is open: read it to its end, or close it first")
 
     @asynccontextmanager
-    async def _using(self, *, block: bool = False, repeatable: bool = False) -> AsyncIterator[Session]:
+    async def _using(
+        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+    ) -> AsyncIterator[Session]:
         self._check()
         async with self._lock:
             self._check()
-            yield self._open_session()
+            self._streaming = stream
+            try:
+                yield self._open_session()
+            finally:
+                self._streaming = False
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -96,9 +110,17 @@ class AsyncSqlTransaction(AsyncStatements):
         if self._state != "open":
             return
         # A cancelled task still ends its transaction.
-        await asyncio.shield(asyncio.ensure_future(self._leave(commit=kind is None)))
+        ending = asyncio.ensure_future(self._leave(commit=kind is None))
+        try:
+            await asyncio.shield(ending)
+        except Error:
+            if kind is None:
+                raise  # else what the block raised says more
 
     async def _leave(self, *, commit: bool) -> None:
+        if self._streaming:  # by somebody who does not read on, and holds the lock
+            await self._end(commit=commit)
+            return
         async with self._lock:
             if self._state == "open":
                 await self._end(commit=commit)
@@ -107,19 +129,31 @@ class AsyncSqlTransaction(AsyncStatements):
         session = self._open_session()
         self._state = "over"
         try:
-            if self._parent is not None:
-                undo = "" if commit else f"ROLLBACK TO level_{self._depth}; "
-                await session.command(f"{undo}RELEASE level_{self._depth}")
-            elif commit:
-                await _commit(session)
-            else:
-                with suppress(Error):
-                    await session.command("ROLLBACK")
+            if self._parent is None:
+                if commit:
+                    await _commit(session)
+                else:
+                    with suppress(Error):
+                        await session.command("ROLLBACK")
+            elif self._parent._state == "open":
+                await self._end_savepoint(session, commit)
         finally:
             if self._parent is not None:
                 self._parent._inner = False
             else:
                 self._database._release(session)
+
+    async def _end_savepoint(self, session: Session, commit: bool) -> None:
+        level = f"level_{self._depth}"
+        if commit:
+            try:
+                await session.command(f"RELEASE {level}")
+                return
+            except Error:
+                with suppress(Error):
+                    await session.command(f"ROLLBACK TO {level}; RELEASE {level}")
+                raise
+        await session.command(f"ROLLBACK TO {level}; RELEASE {level}")
 
 
 async def _commit(session: Session) -> None:

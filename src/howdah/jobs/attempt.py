@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable
 from datetime import UTC
@@ -113,7 +114,7 @@ class Attempt:
         if self._coroutine:
             self._work = asyncio.get_running_loop().create_task(_awaited(handler, given, context))
         else:
-            self._work = server._threads.submit(lambda: _plain(handler, given, context))
+            self._work = server._threads.submit(lambda: contextvars.Context().run(_plain, handler, given, context))
         work = self._work
         try:
             done, _ = await asyncio.wait({work}, timeout=shortest)

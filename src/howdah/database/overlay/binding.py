@@ -76,7 +76,9 @@ async def take(session: Session, tiered: Tiered, where: str, order: str, limit: 
         return schema.empty_table(), []
     found = csv.read_csv(
         out,
-        read_options=csv.ReadOptions(column_names=[*names, "howdah xmin"], block_size=BLOCK),
+        read_options=csv.ReadOptions(
+            column_names=[*names, "howdah xmin"], block_size=max(BLOCK, out.getbuffer().nbytes)
+        ),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=types,

@@ -80,10 +80,12 @@ def keys_in(tiered: Tiered, keys: Sequence[Sequence[Any]]) -> Any:
     ex = library().expressions
     if len(tiered.key) == 1:
         return ex.In(tiered.key[0], {k[0] for k in keys})
-    whole: Any = ex.AlwaysFalse()
+    parts: list[Any] = []
     for key in keys:
         same: Any = ex.AlwaysTrue()
         for name, value in zip(tiered.key, key, strict=True):
             same = ex.And(same, ex.EqualTo(name, value))
-        whole = ex.Or(whole, same)
-    return whole
+        parts.append(same)
+    while len(parts) > 1:  # in halves: a chain would be as deep as there are keys
+        parts = [ex.Or(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
+    return parts[0] if parts else ex.AlwaysFalse()

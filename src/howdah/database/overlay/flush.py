@@ -119,6 +119,7 @@ async def _cut(
     """Everything that makes the new base count, in one transaction: what moved leaves the heap unless it changed meanwhile."""
     typed = [f"m.k{i}::{tiered.column(k).spelled}" for i, k in enumerate(tiered.key)]
     same = " AND ".join(f"t.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
+    gone_same = " AND ".join(f"g.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
     dead_same = " AND ".join(f"s.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
     keys = _columns(tiered, rows)
     marks = ", ".join(f"${i + 1}::text[]" for i in range(len(keys)))
@@ -143,7 +144,7 @@ async def _cut(
             f" FOR UPDATE OF t SKIP LOCKED),"
             f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {tiered.keys('t')})"
             f" INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
-            f" (SELECT 1 FROM gone g WHERE {same.replace('t.', 'g.')}) ON CONFLICT DO NOTHING",
+            f" (SELECT 1 FROM gone g WHERE {gone_same}) ON CONFLICT DO NOTHING",
             [*keys, xmins],
             None,
         )

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidInput, QueryError, TieringRefused
+from ...errors import InvalidInput, TieringRefused
 from ...values import seconds
 from ..copying import table_name
 from ..session import Session
@@ -18,8 +18,8 @@ from .binding import bind
 from .columns import TierColumn, quoted
 from .flush import Flushed, eligible, flush
 from .planner import Plan, plan
-from .run import current, promoted
-from .tiered import COLUMNS, KEY, TIERS, Tiered
+from .run import LOCK, current, promoted
+from .tiered import COLUMNS, KEY, SHAPE, TIERS, Tiered
 
 KEPT = 2000
 
@@ -67,7 +67,9 @@ class Tiers:
         found: dict[tuple[str, str], Tiered] = {}
         if (await session.query("SELECT to_regclass('howdah.tiers') IS NOT NULL AS there", (), None))[0]["there"]:
             for row in await session.query(TIERS, (), None):
-                tiered = await _tiered(session, row["oid"], row["schema"], row["name"], row["location"], row["policy"])
+                tiered = await _tiered(
+                    session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
+                )
                 found[row["schema"], row["name"]] = tiered
                 if row["visible"]:
                     found["", row["name"]] = tiered
@@ -88,10 +90,12 @@ class Tiers:
         return list({t.oid: t for t in self._known.values()}.values())
 
 
-async def _tiered(session: Session, oid: int, schema: str, name: str, location: str, policy: dict[str, Any]) -> Tiered:
+async def _tiered(
+    session: Session, oid: int, schema: str, name: str, location: str, policy: dict[str, Any], shape: str
+) -> Tiered:
     columns = tuple(TierColumn(**dict(r)) for r in await session.query(COLUMNS, (oid,), None))
     key = (await session.query(KEY, (oid,), None))[0]
-    return Tiered(oid, schema, name, columns, tuple(key["key"] or ()), key["constraint"] or "", location, policy)
+    return Tiered(oid, schema, name, columns, tuple(key["key"] or ()), key["constraint"] or "", location, shape, policy)
 
 
 async def tier(
@@ -134,14 +138,15 @@ async def tier(
                 raise InvalidInput(f"{table} is tiered at {known[0]['location']}: untier it first to move it")
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
         else:
-            tiered = await _tiered(session, oid, rows[0]["schema"], rows[0]["name"], "", policy)
+            shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
+            tiered = await _tiered(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
             await _check(session, tiered, time_column)
             where = await asyncio.to_thread(base.check_location, location)
             for statement in objects.create(tiered):
                 await session.command(statement)
             await session.query(
-                "INSERT INTO howdah.tiers (rel, location, policy, generation) VALUES ($1::oid, $2, $3, 1)",
-                (oid, where, policy),
+                "INSERT INTO howdah.tiers (rel, location, policy, generation, shape) VALUES ($1::oid, $2, $3, 1, $4)",
+                (oid, where, policy, shape),
                 None,
             )
         await session.command("COMMIT")
@@ -176,8 +181,11 @@ async def _check(session: Session, tiered: Tiered, time_column: str | None) -> N
 
 async def untier(session: Session, tiered: Tiered) -> int:
     """Bring every row back to the heap and forget the policy; how many came back."""
-    await session.command(f"BEGIN; SELECT pg_advisory_xact_lock(1752, {tiered.oid - 2**31})")
+    await session.command("BEGIN")
     try:
+        await session.command(
+            f"SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
+        )
         before = await current(session, tiered)
         rows = await asyncio.to_thread(base.read, before.metadata, None)
         await bind(session, tiered, rows)
@@ -212,10 +220,4 @@ async def status(session: Session, tiered: Tiered) -> TierStatus:
     )  # fmt: skip
 
 
-def is_gate(error: QueryError) -> bool:
-    """Whether a statement met the gate: it touches a table that this process did not know to be tiered, or in a way that the
-    planner did not see."""
-    return error.sqlstate == "HW001"
-
-
-__all__ = ["Flushed", "TierStatus", "Tiers", "flush", "is_gate", "status", "tier", "untier"]
+__all__ = ["Flushed", "TierStatus", "Tiers", "flush", "status", "tier", "untier"]

@@ -11,7 +11,7 @@ SYSTEM = """
 CREATE SCHEMA IF NOT EXISTS howdah;
 CREATE TABLE IF NOT EXISTS howdah.tiers (rel regclass PRIMARY KEY, location text NOT NULL, policy jsonb NOT NULL, metadata text,
   snapshot_id bigint, generation bigint NOT NULL, max_key bigint, rows bigint NOT NULL DEFAULT 0, flushed_at timestamptz,
-  last_error text);
+  last_error text, shape text NOT NULL);
 CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ BEGIN
   IF current_query() ~* '^\\s*(vacuum|analyze)\\M[^;]*;?\\s*$' THEN RETURN true; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', rel USING ERRCODE = 'HW001',
@@ -46,6 +46,9 @@ def check_shape(tiered: Tiered, time_column: str | None) -> None:
     """``TieringRefused`` for a key or time column that does not do."""
     if not tiered.key:
         raise TieringRefused(f"{tiered.table}: it has no primary key")
+    dotted = next((c.name for c in tiered.columns if "." in c.name), None)
+    if dotted is not None:
+        raise TieringRefused(f"{tiered.table}: column {dotted!r}: a name with a dot means something else in Iceberg")
     for name in tiered.key:
         column = tiered.column(name)
         if column.type not in KEYS or not column.exact:

@@ -6,6 +6,7 @@ planner does not see, because a view or function hides it, Postgres refuses: the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +32,8 @@ _FROM = {
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt")
 """Statements about the heap alone."""
 _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
+_STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
+"""Functions that give the same when they are asked twice in a transaction."""
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 _OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 """Operators that prune, and what they are from the other side."""
@@ -55,16 +58,18 @@ class Plan:
     """Whether every bound row is promoted: the condition speaks of other tables."""
     returning: bool = False
     probe: str | None = None
+    names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
+    """How each table was called: it must still be meant when the statement runs."""
 
 
 @lru_cache(2000)
 def parsed(sql: str) -> Any:
-    """The parse tree of one statement, or ``None``: the server will say what is wrong."""
+    """The parse tree of a text, or ``None``: the server will say what is wrong."""
     try:
         tree = postgast.parse(sql)
     except postgast.PgQueryError:
         return None
-    return tree if len(tree.stmts) == 1 else None
+    return tree
 
 
 def plan(sql: str, resolve: Resolve) -> Plan | None:
@@ -72,7 +77,12 @@ def plan(sql: str, resolve: Resolve) -> Plan | None:
     found = parsed(sql)
     if found is None or not any(True for r in _range_vars(found) if resolve(r.schemaname, r.relname)):
         return None
-    if found.stmts[0].stmt.WhichOneof("node") in _HEAP:
+    if len(found.stmts) > 1:
+        raise _unsupported("several statements at once over tiered tables in query()")
+    kind = found.stmts[0].stmt.WhichOneof("node")
+    if kind in _HEAP:
+        if kind == "index_stmt" and found.stmts[0].stmt.index_stmt.unique:
+            raise _unsupported("a unique index on a tiered table, which would not see the base,")
         return None
     tree = type(found)()
     tree.CopyFrom(found)
@@ -102,8 +112,9 @@ def _walk(message: Any) -> Iterator[Any]:
 
 def _subselect(tiered: Tiered, alias: Any, name: str) -> Any:
     """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
+    columns = ", ".join(f"b.{quoted(c.name)}" for c in tiered.columns)
     text = (
-        f"SELECT 1 FROM (SELECT * FROM ONLY {tiered.table} UNION ALL SELECT b.* FROM {tiered.loaded} b"
+        f"SELECT 1 FROM (SELECT * FROM ONLY {tiered.table} UNION ALL SELECT {columns} FROM {tiered.loaded} b"
         f" WHERE {tiered.live('b')}) AS {quoted(name)}"
     )
     node = postgast.parse(text).stmts[0].stmt.select_stmt.from_clause[0]
@@ -124,8 +135,22 @@ class _Planner:
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
         self._uses: dict[Tiered, list[list[Condition]]] = {}
+        self._names: dict[Tiered, set[str]] = {}
+        self._mentioned: Counter[int] = Counter()
 
     def plan(self, tree: Any) -> Plan:
+        """The plan of a statement's tree, which is changed."""
+        self._mentioned.update(m.number for m in _walk(tree) if type(m).__name__ == "ParamRef")
+        for relation in _range_vars(tree):
+            tiered = self._resolve(relation.schemaname, relation.relname)
+            if tiered is not None:
+                spelled = ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
+                self._names.setdefault(tiered, set()).add(spelled)
+        made = self._plan(tree)
+        made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
+        return made
+
+    def _plan(self, tree: Any) -> Plan:
         node = tree.stmts[0].stmt
         kind = str(node.WhichOneof("node"))
         if kind == "select_stmt":
@@ -173,7 +198,8 @@ class _Planner:
                 return
             if inner in _WRITES and place[0] == "CommonTableExpr":
                 write = getattr(message, inner)
-                if self._tiered(write.relation, hidden) is not None:
+                # A common table expression never names what is written to.
+                if self._resolve(write.relation.schemaname, write.relation.relname) is not None:
                     raise _unsupported("a common table expression that writes to a tiered table")
             self._visit(getattr(message, inner), hidden, place, scope)
             return
@@ -186,10 +212,8 @@ class _Planner:
             return
         if kind == "ColumnRef":
             self._column(message)
-        if kind == "JoinExpr" and message.jointype not in (
-            0,
-            1,
-        ):  # an outer join: no condition of its parent is one of its sides
+        # Of an outer join no condition above is one of its sides; under an alias the names below mean nothing above.
+        if kind == "JoinExpr" and (message.jointype not in (0, 1) or message.HasField("alias")):
             scope = _Scope()
         for name, child in _fields(message):
             self._visit(child, hidden, (kind, name), scope)
@@ -218,12 +242,18 @@ class _Planner:
         self._uses.setdefault(tiered, []).append(mine)
         node.CopyFrom(_subselect(tiered, alias, name))
 
-    @staticmethod
-    def _about(tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
+    def _about(self, tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
         names = (name, "") if scope.alone else (name,)
-        has = {c.name for c in tiered.columns}
-        return [c for called, c in scope.said if called in names and c.column in has]
+        has = {c.name: c for c in tiered.columns}
+        found = []
+        for called, one in scope.said:
+            if called in names and one.column in has:
+                numbers = [v for k, v in one.values if k == "p"]
+                # Text means another text where the parameter has another type, which another mention may give it.
+                if has[one.column].type not in ("text", "varchar") or all(self._mentioned[n] == 1 for n in numbers):
+                    found.append(one)
+        return found
 
     def _column(self, column: Any) -> None:
         """``public.t.c`` means ``t.c`` now; what a base row does not have is refused."""
@@ -299,6 +329,11 @@ class _Planner:
         if reads:
             raise _unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
         copy.ClearField("on_conflict_clause")
+        for message in _walk(copy):
+            if type(message).__name__ == "SubLink" or (
+                type(message).__name__ == "FuncCall" and message.funcname[-1].string.sval not in _STABLE
+            ):
+                raise _unsupported("an upsert into a tiered table whose rows come from functions or sub-selects")
         copy.ClearField(
             "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
         )
@@ -326,8 +361,11 @@ class _Planner:
         for message in _walk(write):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
-        whole = bool(getattr(write, "from_clause", None) or getattr(write, "using_clause", None)) or write.HasField(
-            "with_clause"
+        whole = (
+            bool(getattr(write, "from_clause", None) or getattr(write, "using_clause", None))
+            or write.HasField("with_clause")
+            # What is asked twice may answer differently.
+            or any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(write.where_clause))
         )
         where: str | None = None
         numbers: tuple[int, ...] = ()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
-from ...errors import LimitExceeded, SerializationFailure, Unsupported
+from ...errors import Error, LimitExceeded, TierError, Unsupported
 from ..rows import Row, Rows
 from ..session import Session
 from . import base, filters
 from .binding import bind
 from .planner import Plan
-from .tiered import Snapshot, Tiered
+from .tiered import SHAPE, Snapshot, Tiered
 
 MOST = 2_000_000
 """Base rows that one statement may bind."""
@@ -21,20 +22,31 @@ PROMOTED = 100_000
 LOCK = 1752
 
 
-async def locked(session: Session, tiered: Tiered, *, repeatable: bool) -> Snapshot:
+class Stale(Unsupported):
+    """What was planned does not fit any more: the table was untiered, or its name means another one here."""
+
+
+async def locked(session: Session, tiered: Tiered, names: Sequence[str] = (), *, repeatable: bool) -> Snapshot:
     """The base that counts until the transaction ends: a flush waits for it. To a transaction whose snapshot is older than the
     last flush the server says that it must be run again (40001)."""
     await session.command(f"SELECT pg_advisory_xact_lock_shared({LOCK}, {tiered.oid - 2**31})")
-    return await current(session, tiered, " FOR SHARE" if repeatable else "")
+    return await current(session, tiered, names, " FOR SHARE" if repeatable else "")
 
 
-async def current(session: Session, tiered: Tiered, lock: str = "") -> Snapshot:
-    """The base that this transaction's snapshot names."""
+async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), lock: str = "") -> Snapshot:
+    """The base that this transaction's snapshot names, for a table that is still what was planned."""
     rows = await session.query(
-        f"SELECT metadata, generation, max_key FROM howdah.tiers WHERE rel = $1::oid{lock}", (tiered.oid,), None
+        f"SELECT metadata, generation, max_key, shape, {SHAPE.format(rel='t.rel')} AS now,"
+        " (SELECT coalesce(bool_and(to_regclass(x) = t.rel), true) FROM unnest($2::text[]) x) AS meant"
+        f" FROM howdah.tiers t WHERE rel = $1::oid{lock}",
+        (tiered.oid, list(names)),
+        None,
     )
-    if not rows:
-        raise SerializationFailure(f"{tiered.table} is not tiered any more: run the statement again", sqlstate="40001")
+    if not rows or not rows[0]["meant"]:
+        why = "is not tiered any more" if not rows else "is not what its name means here"
+        raise Stale(f"{tiered.table} {why}: run the statement again")
+    if rows[0]["now"] != rows[0]["shape"]:
+        raise TierError(f"{tiered.table}: its columns were changed after it was tiered: untier it, then tier it again")
     return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"])
 
 
@@ -59,14 +71,34 @@ async def _bound(
 
 
 async def run(session: Session, plan: Plan, params: Sequence[Any], timeout: float | None) -> Rows:
-    """Run a planned statement inside the open transaction."""
+    """Run a planned statement inside the open transaction, which cannot be committed after an error."""
+    if timeout is not None:  # what is done around the statement counts, too
+        await session.command(f"SET LOCAL statement_timeout = {max(1, int(timeout * 1000))}")
+    try:
+        await prepare(session, plan, params)
+        if plan.kind == "insert":
+            assert plan.target is not None
+            rows = await _insert(session, plan, plan.target, params)
+        else:
+            rows = await session.query(plan.sql, params, None)
+    except asyncio.CancelledError:
+        session.terminate()
+        raise
+    except BaseException:
+        if not session.is_closed():
+            with suppress(Error):
+                await session.command("DO $$ BEGIN RAISE EXCEPTION 'abort'; END $$")
+        raise
+    if timeout is not None:
+        await session.command("SET LOCAL statement_timeout TO DEFAULT")
+    return rows
+
+
+async def read(session: Session, plan: Plan, params: Sequence[Any]) -> None:
+    """Bind what a query needs; its ``sql`` is for the caller to run."""
+    if plan.kind != "read":
+        raise Unsupported("a statement that writes cannot be copied from")
     await prepare(session, plan, params)
-    if plan.kind in ("read", "mixed"):
-        return await session.query(plan.sql, params, timeout)
-    assert plan.target is not None
-    if plan.kind in ("update", "delete"):
-        return await session.query(plan.sql, params, timeout)
-    return await _insert(session, plan, plan.target, params, timeout)
 
 
 async def stream(
@@ -82,15 +114,23 @@ async def stream(
 
 async def prepare(session: Session, plan: Plan, params: Sequence[Any]) -> None:
     """Bind the base rows of every table, and bring back to the heap what is to be written."""
-    isolation = (await session.query("SELECT current_setting('transaction_isolation')", (), None))[0][0]
+    isolation, readonly = tuple(
+        (
+            await session.query(
+                "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')", (), None
+            )
+        )[0]
+    )
+    if readonly == "on":
+        raise Unsupported("a read-only transaction over tiered tables is not supported: leave readonly= out")
     if isolation == "serializable":
         raise Unsupported("a serializable transaction over tiered tables is not supported: use repeatable read")
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
         if plan.kind == "read" and repeatable:
-            snapshot = await current(session, tiered)
+            snapshot = await current(session, tiered, plan.names.get(tiered, ()))
         else:
-            snapshot = await locked(session, tiered, repeatable=repeatable)
+            snapshot = await locked(session, tiered, plan.names.get(tiered, ()), repeatable=repeatable)
         mentions = plan.uses.get(tiered)
         count = 0 if mentions is None else await _bound(session, tiered, snapshot, mentions, params)
         if tiered is plan.target and plan.kind in ("update", "delete") and count:
@@ -129,25 +169,27 @@ async def promoted(
         )
 
 
-async def _insert(session: Session, plan: Plan, tiered: Tiered, params: Sequence[Any], timeout: float | None) -> Rows:
+async def _insert(session: Session, plan: Plan, tiered: Tiered, params: Sequence[Any]) -> Rows:
     snapshot = await current(session, tiered)
     for name in (tiered.written, tiered.probe):
         columns = f"AS SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA"
         shape = (
-            f"(LIKE {tiered.table}) ON COMMIT DELETE ROWS"
+            f"(LIKE {tiered.table} INCLUDING DEFAULTS INCLUDING IDENTITY) ON COMMIT DELETE ROWS"
             if name == tiered.probe
             else f"ON COMMIT DELETE ROWS {columns}"
         )
         await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; TRUNCATE {name}")
     if plan.probe is not None and snapshot.metadata is not None:
         await _relaxed(session, tiered)
-        await session.query(plan.probe, params, timeout)
+        await session.query(plan.probe, params, None)
         keys = await _keys(session, tiered, tiered.probe)
         if keys:
             rows = await asyncio.to_thread(base.read, snapshot.metadata, filters.keys_in(tiered, keys))
             if await bind(session, tiered, rows):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
-    found = await session.query(plan.sql, params, timeout)
+    await session.command("SET LOCAL howdah.gate = 'open'")
+    found = await session.query(plan.sql, params, None)
+    await session.command("SET LOCAL howdah.gate = 'closed'")
     await _check_new(session, tiered, snapshot)
     if plan.returning:
         return Rows(found, lambda: found.columns, f"INSERT 0 {len(found)}", found.elapsed)

@@ -18,9 +18,12 @@ SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.att
 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = $1::oid AND i.indisprimary
 """
+SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation), ',' ORDER BY attnum))
+  FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
+"""What a table's columns are, as one text: an expression."""
 TIERS = """
-SELECT rel::oid AS oid, n.nspname AS schema, c.relname AS name, t.location, t.policy, t.metadata, t.snapshot_id, t.generation,
-  t.max_key, t.rows, t.flushed_at, t.last_error, n.nspname = ANY(current_schemas(true)) AS visible
+SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, t.metadata, t.snapshot_id, t.generation,
+  t.max_key, t.rows, t.flushed_at, t.last_error, pg_table_is_visible(c.oid) AS visible
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 3
 """
 
@@ -45,6 +48,7 @@ class Tiered:
     key: tuple[str, ...]
     constraint: str
     location: str
+    shape: str
     policy: dict[str, Any] = field(compare=False)
 
     @property
@@ -60,17 +64,17 @@ class Tiered:
     @property
     def loaded(self) -> str:
         """Where base rows are bound for a statement."""
-        return f"pg_temp.howdah_base_{self.oid}"
+        return f"pg_temp.howdah_base_{self.oid}_{self.shape[:8]}"
 
     @property
     def written(self) -> str:
         """Where the keys of inserted rows are noted."""
-        return f"pg_temp.howdah_keys_{self.oid}"
+        return f"pg_temp.howdah_keys_{self.oid}_{self.shape[:8]}"
 
     @property
     def probe(self) -> str:
         """Where the rows of an upsert are tried."""
-        return f"pg_temp.howdah_probe_{self.oid}"
+        return f"pg_temp.howdah_probe_{self.oid}_{self.shape[:8]}"
 
     def column(self, name: str) -> TierColumn:
         """A column by name."""

@@ -106,6 +106,11 @@ class Moves:
         old = self._move(moves[:before], anew=True)
         self._left = [m for m, _ in (*old, *failed)]
         self._done = fetch(connection, "SELECT max(number) FROM _howdah_moves")[0][0]
+        if not self._left:
+            # Without waiting for the disk: what is done twice after a power failure does no harm.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("DELETE FROM _howdah_moves")
+            connection.execute("PRAGMA synchronous = FULL")
         if failed:
             move, error = failed[0]
             raise BackendError(

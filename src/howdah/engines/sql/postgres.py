@@ -178,6 +178,10 @@ class PostgresEngine:
                 async with connection.transaction(isolation="repeatable_read" if snapshot else None, readonly=True):
                     return await run(connection, work(), self.place)
             return await run(connection, work(), self.place)
+        except asyncio.CancelledError:
+            if snapshot or self.pooler:
+                connection.terminate()  # a transaction may be open
+            raise
         finally:
             self.pool.release(connection)
 
@@ -206,6 +210,9 @@ class PostgresEngine:
             await connection.execute("BEGIN")
         except DRIVER_ERRORS as error:
             raise translate(error, self.place) from error
+        except asyncio.CancelledError:
+            connection.terminate()  # it may have begun
+            raise
         try:
             result = await run(connection, work(), self.place)
             await connection.execute("COMMIT")
@@ -231,8 +238,12 @@ class PostgresEngine:
         return result
 
     async def _command(self, connection: Connection, sql: str) -> None:
+        """Run a statement of ours. One that is cut short may have been done: the connection is not used again."""
         try:
             await connection.execute(sql)
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
         except DRIVER_ERRORS as error:
             raise failed(connection, error, self.place) from error
 
