@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,5 +188,34 @@ def test_many_concurrent_async_writers(where: str, url_for: Callable[[str], str]
                 *(kv.put(f"x{i}", float("nan") if i == 5 else i) for i in range(10)), return_exceptions=True
             )
             assert [isinstance(r, Exception) for r in results] == [i == 5 for i in range(10)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("engine", ["pg", "server"])
+def test_a_transaction_cut_short_while_it_begins_takes_nothing_along(
+    engine: str, url_for: Callable[[str], str]
+) -> None:
+    async def main() -> None:
+        async with await howdah.connect_async(url_for(engine), pool_size=1) as store:
+            kv = store.kv("k")
+            await kv.put("first", 0)
+
+            async def block() -> None:
+                async with store.transaction():
+                    await asyncio.sleep(1)
+
+            async def write() -> None:
+                await kv.put_many({f"m{n}": n for n in range(3)})
+
+            for n in range(30):
+                task = asyncio.create_task(block() if n % 2 else write())
+                for _ in range(n % 4):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                await kv.put(str(n), n)
+            assert {str(n) for n in range(30)} <= {k async for k in kv.keys()}
 
     asyncio.run(main())
