@@ -17,6 +17,8 @@ from .engines.base import innermost
 from .errors import Closed, Error, InvalidInput, Lagged, LimitExceeded
 from .pages import Page
 from .query import AsyncQuery
+from .registry import opener
+from .urls import parse
 from .values import as_list, seconds
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class AsyncCached(Generic[R]):
         self._lock = threading.Lock()
         self._epoch = 0
         self._complete_until = 0.0
+        self._copy: AsyncTable[R] | None = None
+        self._older: AsyncTable[R] | None = None
+        """What a query may still be reading."""
         self._state = "new"
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
@@ -81,10 +86,17 @@ class AsyncCached(Generic[R]):
     async def _follow(self, feed: Any) -> None:
         while self._state == "open":
             try:
-                for change in await feed.poll(timeout=SLICE):
+                changes = await feed.poll(timeout=SLICE)
+                for change in changes:
                     self._drop([change.key if self._single else tuple(change.key)])
+                if self._preload and self._state == "open" and (changes or self._complete_until <= time.monotonic()):
+                    await self.refresh()
             except Lagged:
                 self.invalidate()
+            except LimitExceeded as error:
+                self._preload = False
+                self.invalidate()
+                log.warning("a cache of %s keeps only what is asked for from now on: %s", self._inner.name, error)
             except Closed:
                 return
             except Error as error:
@@ -97,6 +109,10 @@ class AsyncCached(Generic[R]):
     async def close(self) -> None:
         """End the feed and forget everything."""
         self._state = "closed"
+        copies, self._copy, self._older = (self._copy, self._older), None, None
+        for copy in copies:
+            if copy is not None:
+                await copy._engine.close()
         if self._task is not None:
             self._task.cancel()
         self.invalidate()
@@ -181,18 +197,35 @@ class AsyncCached(Generic[R]):
         offset: int = 0,
         select: Sequence[str] | None = None,
     ) -> AsyncQuery[R]:
-        """Rows that match, from the table."""
-        return self._inner.query(where, order_by=order_by, limit=limit, offset=offset, select=select)
+        """Rows that match: from memory when everything is there (``preload=True``), else from the table."""
+        return self._source().query(where, order_by=order_by, limit=limit, offset=offset, select=select)
 
     async def page(
         self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
     ) -> Page[R]:
-        """One page, from the table."""
-        return await self._inner.page(where, order_by=order_by, limit=limit, cursor=cursor)
+        """One page: from memory when everything is there, else from the table."""
+        return await self._source().page(where, order_by=order_by, limit=limit, cursor=cursor)
 
     async def count(self, where: Where | None = None) -> int:
-        """How many rows match, from the table."""
-        return await self._inner.count(where)
+        """How many rows match: from memory when everything is there, else from the table."""
+        return await self._source().count(where)
+
+    def _source(self) -> AsyncTable[R]:
+        """What answers queries now."""
+        whole = self._complete_until > time.monotonic() and innermost(self._engine) is None
+        return self._copy if whole and self._copy is not None else self._inner
+
+    async def _copied(self, rows: Sequence[Any]) -> AsyncTable[R]:
+        """A table in memory with these rows (driver form)."""
+        table, url = self._inner, parse("memory:")
+        options = {"clock": self._engine.now, "create": True}
+        engine = await opener(url)(url, inline=self._engine.inline, options=options)
+        copy = type(table)(
+            engine, table._schema, table._rows, table._ops.physical, mapping_column=table._mapping_column
+        )
+        copy._fixed = dict(table._fixed)
+        await copy.put_stored([copy._stored(table._read(row)) for row in rows])
+        return copy
 
     # Forgetting --------------------------------------------------------------------------------------------------
 
@@ -233,8 +266,13 @@ class AsyncCached(Generic[R]):
         for row in rows:
             key = table._public_key([row[i] for i in ops.key_places])
             self._keep(key if self._single else tuple(key), row, epoch)
-        if epoch == self._epoch:
-            self._complete_until = time.monotonic() + self._age
+        copy = await self._copied(rows) if self._preload else None
+        with self._lock:
+            if epoch == self._epoch and self._state == "open":
+                self._complete_until = time.monotonic() + self._age
+                copy, self._older, self._copy = self._older, self._copy, copy
+        if copy is not None:
+            await copy._engine.close()
         return len(rows)
 
     # Writing -----------------------------------------------------------------------------------------------------

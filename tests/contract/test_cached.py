@@ -166,6 +166,7 @@ def test_preloading_knows_absence(store: Store, counted: list[Any]) -> None:
     cache.put({"id": 77, "note": "new"})
     assert cache.get(77)["note"] == "new"
     assert cache.refresh() == 21
+    cache.close()
     with pytest.raises(howdah.LimitExceeded):
         table.cached(max_rows=5, preload=True).get(1)
     cache.close()
@@ -211,4 +212,55 @@ def test_expired_rows_are_gone_from_the_cache_too(engine: str, url_for: Callable
         assert cache.get(1) is not None
         time.sleep(1.05)
         assert cache.get(1) is None
+        cache.close()
+
+
+def test_what_was_preloaded_answers_queries(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = items(store)
+    table.put_many([{"id": i, "note": str(i), "meta": {"k": i % 3}} for i in range(20)])
+    cache = table.cached(preload=True)
+    assert cache.get(1) is not None
+    wanted = {"note": ("in", ["3", "5", "x"])}
+    asked: list[str] = []
+
+    def noted(name: str) -> Any:
+        plain = getattr(type(cache._async._inner), name)
+
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            if self is cache._async._inner:
+                asked.append(name)
+            return plain(self, *arguments, **options)
+
+        return call
+
+    for name in ("query", "page", "count"):
+        monkeypatch.setattr(type(cache._async._inner), name, noted(name))
+    assert [r["id"] for r in cache.query(wanted, order_by="-id")] == [5, 3]
+    assert cache.count(table.c.meta["k"] == 1) == 7
+    page = cache.page(order_by="id", limit=15)
+    assert [r["id"] for r in cache.page(order_by="id", limit=15, cursor=page.next_cursor).items] == [15, 16, 17, 18, 19]
+    assert asked == []
+    cache.put({"id": 99, "note": "new"})
+    assert cache.count() == 21  # a write is seen at once, from the table
+    assert asked == ["count"]
+    deadline = time.monotonic() + 10
+    while asked[-1:] == ["count"] and time.monotonic() < deadline:  # soon from memory again
+        asked.clear()
+        assert cache.count() == 21
+        time.sleep(0.02)
+    assert asked == []
+    cache.close()
+
+
+@pytest.mark.parametrize("engine", PERSISTENT, indirect=True)
+def test_preloaded_rows_follow_other_processes(engine: str, url_for: Callable[[str], str]) -> None:
+    url = url_for(engine)
+    with open_store(engine, url) as store, open_store(engine, url) as other:
+        cache = items(store).cached(max_age=3600, preload=True)
+        assert cache.count() == 0
+        items(other).put_many([{"id": i, "note": str(i)} for i in range(5)])
+        deadline = time.monotonic() + 10
+        while cache.count({"note": "4"}) == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [r["note"] for r in cache.query(order_by="id")] == list("01234")
         cache.close()

@@ -42,17 +42,17 @@ class Cached(Generic[R]):
         offset: int = 0,
         select: Sequence[str] | None = None,
     ) -> Query[R]:
-        """Rows that match, from the table."""
+        """Rows that match: from memory when everything is there (``preload=True``), else from the table."""
         return Query(self._async.query(where, order_by=order_by, limit=limit, offset=offset, select=select), self._run)
 
     def page(
         self, where: Where | None = None, *, order_by: Any = None, limit: int | None = 100, cursor: str | None = None
     ) -> Page[R]:
-        """One page, from the table."""
+        """One page: from memory when everything is there, else from the table."""
         return self._run(self._async.page(where, order_by=order_by, limit=limit, cursor=cursor))
 
     def count(self, where: Where | None = None) -> int:
-        """How many rows match, from the table."""
+        """How many rows match: from memory when everything is there, else from the table."""
         return self._run(self._async.count(where))
 
     def invalidate(self) -> None:
