@@ -16,6 +16,7 @@ SOURCES = {
     "cached": "cached",
     "table": "table",
     "kv": "stores/kv",
+    "keyed": "stores/keyed",
     "records": "stores/records",
     "secrets": "stores/secrets",
     "vectors": "stores/vectors",

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .blocking.database import (
         Database as Database,
     )
+    from .blocking.keyed import (
+        Keyed as Keyed,
+    )
     from .blocking.kv import (
         KV as KV,
     )
@@ -199,6 +202,9 @@ if TYPE_CHECKING:
         JobStatus as JobStatus,
         Retry as Retry,
     )
+    from .stores.keyed import (
+        AsyncKeyed as AsyncKeyed,
+    )
     from .stores.kv import (
         AsyncKV as AsyncKV,
     )
@@ -248,6 +254,7 @@ _WHERE: Final = {
     "blocking.claim": "Claim",
     "blocking.connect": "connect",
     "blocking.corpus": "Corpus",
+    "blocking.keyed": "Keyed",
     "blocking.kv": "KV",
     "blocking.limiter": "Limiter",
     "blocking.query": "Query",
@@ -284,6 +291,7 @@ _WHERE: Final = {
     "stores.claim": "AsyncClaim",
     "stores.common": "Versioned",
     "stores.job": "Job JobStatus Retry",
+    "stores.keyed": "AsyncKeyed",
     "stores.kv": "AsyncKV",
     "stores.limiter": "AsyncLimiter Permit",
     "stores.queue": "AsyncQueue",

@@ -22,6 +22,7 @@ from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .sealing import Keyring, seal_columns
 from .stores.blobs import AsyncBlobs
+from .stores.keyed import AsyncKeyed
 from .stores.kv import AsyncKV
 from .stores.limiter import AsyncLimiter
 from .stores.queue import AsyncQueue
@@ -139,6 +140,13 @@ class AsyncStore:
     def kv(self, name: str = "default", *, key: type = str, value: Any = None) -> AsyncKV:
         """Key-values: text (or integer) keys, any JSON value; ``value`` names a model that validates them."""
         return self._traced(AsyncKV(self._engine, _store_name(name), key=key, value=value, prefix=self._prefix), name)
+
+    def kv_on(self, table: Any, value: str) -> AsyncKeyed:
+        """Key-values on a table of this store: its primary key is the key, the column ``value`` the value."""
+        found = getattr(table, "_async", table)
+        if not isinstance(found, AsyncTable) or found._engine is not self._engine:
+            raise InvalidInput("kv_on takes a table of the same store")
+        return self._traced(AsyncKeyed(found, value), found.name)
 
     def records(self, name: str = "default") -> AsyncRecords:
         """JSON objects under text keys, with times, filters and pages."""

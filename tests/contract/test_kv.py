@@ -330,3 +330,49 @@ def test_the_table_underneath(store: Store) -> None:
     kv.put_many({"a": 1, "b": {"n": 2}})
     assert kv.table.count() == 2
     assert kv.table.query(kv.table.c.value["n"] == 2).first()["key"] == "b"  # type: ignore[index]  # it is there
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("string", ["a", "b", "c", "é"]), ("integer", [-5, 1, 2, 30])])
+def test_key_values_on_a_table(store: Store, kind: str, keys: list[Any]) -> None:
+    shape = {
+        "title": "places",
+        "properties": {
+            "id": {"type": kind},
+            "at": {"x-type": "timestamp"},
+            "note": {"type": "string", "default": "-"},
+        },
+        "required": ["id", "note"],
+    }
+    table = store.table(shape, key="id")
+    kv = store.kv_on(table, "at")
+    moments = [datetime(2024, 1, n, tzinfo=UTC) for n in (1, 2, 3, 4)]
+    table.put({"id": keys[0], "at": None, "note": "kept"})
+    assert kv.get(keys[0], "default") is None
+    kv.put(keys[0], moments[0])
+    assert table.get(keys[0]) == {"id": keys[0], "at": moments[0], "note": "kept"}
+    kv.put_many(dict(zip(keys, moments, strict=True)))
+    assert table.get(keys[3]) == {"id": keys[3], "at": moments[3], "note": "-"}
+    assert (kv.get(keys[1]), kv.get(keys[0]), kv.has(keys[2])) == (moments[1], moments[0], True)
+    assert kv.get_many([keys[2], keys[0], keys[2]]) == {keys[2]: moments[2], keys[0]: moments[0]}
+    assert list(kv.scan(start=keys[1], stop=keys[3])) == [(keys[1], moments[1]), (keys[2], moments[2])]
+    assert list(kv.keys(reverse=True, limit=2)) == [keys[3], keys[2]]
+    assert kv.create(keys[0], None) is False
+    with pytest.raises(InvalidValue):
+        kv.put_many([(keys[0], None), (keys[1], "no moment")])
+    assert kv.get(keys[0]) == moments[0]
+    assert (kv.delete(keys[0]), kv.delete(keys[0]), kv.delete_many(keys[:2]), kv.count()) == (True, False, 1, 2)
+    if kind == "string":
+        assert list(kv.keys("é")) == ["é"]
+    else:
+        with pytest.raises(InvalidInput):
+            kv.keys("x")
+    assert kv.clear() == 2
+    for bad in ("id", "nothing"):
+        with pytest.raises(InvalidInput):
+            store.kv_on(table, bad)
+    full = store.table({**shape, "title": "full", "required": ["id", "at"]}, key="id")
+    with pytest.raises(InvalidInput, match="required"):
+        store.kv_on(full, "note")
+    for other in ("places", store.kv()):
+        with pytest.raises(InvalidInput):
+            store.kv_on(other, "at")

@@ -19,6 +19,7 @@ from ..store import AsyncStore, T
 from .blobs import Blobs
 from .corpus import Corpus
 from .database import Database
+from .keyed import Keyed
 from .kv import KV
 from .limiter import Limiter
 from .queue import Queue
@@ -104,6 +105,10 @@ class Store:
     def kv(self, name: str = "default", *, key: type = str, value: Any = None) -> KV:
         """Key-values: text (or integer) keys, any JSON value; ``value`` names a model that validates them."""
         return KV(self._async.kv(name, key=key, value=value), self._run)
+
+    def kv_on(self, table: Any, value: str) -> Keyed:
+        """Key-values on a table of this store: its primary key is the key, the column ``value`` the value."""
+        return Keyed(self._async.kv_on(table, value), self._run)
 
     def records(self, name: str = "default") -> Records:
         """JSON objects under text keys, with times, filters and pages."""
