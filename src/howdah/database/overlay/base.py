@@ -7,6 +7,7 @@ What a crash leaves unnamed is never read.
 from __future__ import annotations
 
 import os
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def check_location(location: str) -> str:
 def commit(location: str, metadata: str | None, schema: Any, rows: Any, dead: Any) -> tuple[str, int]:
     """Drop the rows that the expression ``dead`` selects, add ``rows`` (Arrow), and give the new metadata file and snapshot."""
     ice = library()
-    url = f"file://{quote(location)}"
+    url, began = f"file://{quote(location)}", time.time()
     catalog = ice.catalog.memory.InMemoryCatalog("howdah", warehouse=url)
     try:
         catalog.create_namespace("howdah")
@@ -69,15 +70,17 @@ def commit(location: str, metadata: str | None, schema: Any, rows: Any, dead: An
         raise TierError(f"{location}: the base cannot be written: {error}") from error
     finally:
         catalog.engine.dispose()
-    _sync(location)
+    _sync(location, began)
     snapshot = table.metadata.current_snapshot_id
     return str(table.metadata_location), int(snapshot or 0)
 
 
-def _sync(location: str) -> None:
-    """Make what was written durable before Postgres names it."""
+def _sync(location: str, began: float) -> None:
+    """Make what was written since then durable before Postgres names it; what is older was made so by its own commit."""
     for folder, _, names in os.walk(location):
         for name in (*names, "."):
+            if name != "." and os.stat(os.path.join(folder, name)).st_mtime < began - 60:
+                continue
             number = os.open(os.path.join(folder, name), os.O_RDONLY)
             try:
                 os.fsync(number)
