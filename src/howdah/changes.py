@@ -192,11 +192,13 @@ async def subscribe(feed: AsyncChanges[Any], callback: Callable[[Change[Any]], A
     if not callable(callback):
         raise InvalidInput(f"callback={callback!r:.60}: expected a function of one change")
     await feed.start()
-    task = asyncio.get_running_loop().create_task(_deliver(feed, callback), context=contextvars.Context())
+    ended = asyncio.Event()
+    task = asyncio.get_running_loop().create_task(_deliver(feed, callback, ended), context=contextvars.Context())
     _running.add(task)
     task.add_done_callback(_running.discard)
 
     def end() -> None:
+        ended.set()  # a wait that comes to its end at this moment may swallow the cancellation (CPython 3.11)
         task.cancel()
 
     return end
@@ -206,8 +208,8 @@ _running: set[asyncio.Task[None]] = set()
 """Tasks of subscriptions; the event loop alone would let them go."""
 
 
-async def _deliver(feed: AsyncChanges[Any], callback: Callable[[Change[Any]], Any]) -> None:
-    while True:
+async def _deliver(feed: AsyncChanges[Any], callback: Callable[[Change[Any]], Any], ended: asyncio.Event) -> None:
+    while not ended.is_set():
         try:
             changes = await feed.poll(timeout=None)
         except Lagged as error:
@@ -219,6 +221,8 @@ async def _deliver(feed: AsyncChanges[Any], callback: Callable[[Change[Any]], An
             await asyncio.sleep(POLL)
             continue
         for change in changes:
+            if ended.is_set():
+                return
             try:
                 result = callback(change)
                 if inspect.isawaitable(result):
