@@ -43,6 +43,7 @@ INTERNAL = {
     "exchange",
     "complete",
     "needed",
+    "forget",
 }
 HEADER = '"""{doc} Blocking twin of ``howdah.{module}``, made by tools/blocking.py: change that, not this."""\n'
 TRANSACT = '''

@@ -149,6 +149,8 @@ def test_a_job_stays_when_its_dead_letter_cannot_be_sent(run: Run) -> None:
                 while server.stats().failed == 0:
                     await asyncio.sleep(0.005)
             assert (await queue.get(job) is not None) == left
+            if left:
+                assert await queue.purge("FAILED") == 0
 
     run(body)
 
@@ -201,6 +203,46 @@ def test_letters_wait_for_their_own_server(run: Run) -> None:
         assert [(c.input["error_code"], c.input["input"]) for c in claims] == [("AttemptsExhausted", None)]
 
     run(body)
+
+
+def test_a_failure_and_its_dead_letter_are_one_write(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens to the worker in between: there is no failed job whose letter was lost, and no letter twice."""
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        letters = store.queue("letters")
+        AsyncJobServer(queue, echo, dead_letter_to=letters)
+        id = await queue.add("x")
+        claim = await queue.claim("w")
+        assert claim is not None
+
+        def broken(*_: object, **__: object) -> Any:
+            raise howdah.BackendError("cut short")
+
+        monkeypatch.setattr(letters, "_rows", broken)
+        with pytest.raises(howdah.BackendError):
+            await claim.fail("no use")
+        job = await queue.get(id)
+        assert job is not None
+        assert job.status == JobStatus.PROCESSING
+        monkeypatch.undo()
+        await claim.fail("no use")
+        await claim_nothing(queue)
+        assert await letters.count() == 1
+        aborted = await queue.add("y")
+        claim = await queue.claim("w")
+        assert claim is not None
+        await queue.abort(aborted)
+        await claim.fail("stopped", code="Aborted")
+        await claim_nothing(queue)
+        assert await letters.count() == 1
+
+    run(body)
+
+
+async def claim_nothing(queue: AsyncQueue) -> None:
+    """What time has done is dealt with."""
+    queue._settled = 0.0
+    assert await queue.claim("w") is None
 
 
 async def until_count(queue: AsyncQueue, count: int) -> None:

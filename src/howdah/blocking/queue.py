@@ -85,7 +85,7 @@ class Queue:
 
     def purge(self, status: JobStatus | str, older_than: Duration = 0) -> int:
         """Delete the jobs that finished with a status at least so many seconds ago; how many. Completed ones that others
-        wait for stay."""
+        wait for stay, and on the queue of a job server those whose dead letter is still to be sent."""
         return self._run(self._async.purge(status, older_than))
 
     def redrive(self, ids: Iterable[str] | None = None) -> int:

@@ -23,7 +23,6 @@ from ..stores.claim import ABORTED, AsyncClaim, Outcome
 from ..stores.common import Duration, moment
 from ..stores.job import JobStatus, Retry
 from ..stores.queue import AsyncQueue
-from ..stores.settling import letter
 from ..values import seconds
 from .attempt import LOST, Attempt, Ended, Handler
 from .limits import Limiter, check_limiter
@@ -116,7 +115,6 @@ class AsyncJobServer(Emitting):
         self._attempt_timeout = None if attempt_timeout is None else seconds(attempt_timeout, "attempt_timeout")
         kept = {"COMPLETED": keep_completed, "FAILED": keep_failed, "DISABLED": keep_disabled}
         self._keep = {s: seconds(k, "keep", zero=True) for s, k in kept.items() if k is not None}
-        self._dead_letter_to = dead_letter_to
         queue._letters_to = dead_letter_to or queue._letters_to
         self._running: dict[tuple[str, int], tuple[Attempt, asyncio.Task[None]]] = {}
         self._newest: dict[str, Attempt] = {}
@@ -360,17 +358,9 @@ class AsyncJobServer(Emitting):
             self._tell("job_error", claim.id, ended.error)
         elif ended.kind in ("retry", "disabled"):
             self._tell(f"job_{ended.kind}", claim.id)
-        # What fails here is told by the caller; the job then stays where it is, also with nothing kept.
-        if ended.kind in ("error", "exhausted") and self._dead_letter_to is not None:
-            await self._dead_letter(claim, self._dead_letter_to)
         status = {"error": "FAILED", "exhausted": "FAILED", "aborted": "FAILED", "disabled": "DISABLED"}.get(ended.kind)
         if status is not None and self._keep.get(status) == 0:
-            await self._queue.delete(claim.id)
-
-    async def _dead_letter(self, claim: AsyncClaim, to: AsyncQueue) -> None:
-        job = await self._queue.get(claim.id) or claim.job
-        about = ("id", "run_id", "input", "error", "error_code", "attempts")
-        await to.add(letter(self._queue.name, {n: getattr(job, n) for n in about}))
+            await self._queue.forget([claim.id])
 
     async def _write(self) -> None:
         outcomes, self._outcomes = self._outcomes, []

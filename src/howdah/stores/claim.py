@@ -15,6 +15,7 @@ from .job import CLAIMED, COLUMNS, Job, JobStatus, Retry
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
+    from .settling import Letter
 
 MAX_TRACEBACK = 48_000
 MAX_CAUSES = 8
@@ -126,13 +127,17 @@ class AsyncClaim:
         return And((*same, Compare("status", "=", JobStatus.PROCESSING.value)))
 
     async def _change(self, patch: dict[str, Any], *, unless_aborted: bool = False) -> None:
-        ops, held = self._queue._ops, self._held()
+        queue, ops, held = self._queue, self._queue._ops, self._held()
         if self._emitted:
-            await self._queue._streams.ready()
-        encoded = self._queue._encoded(patch)
-        aborted = self._queue._encoded(failed(self._queue._engine.now(), "aborted", ABORTED))
+            await queue._streams.ready()
+        letters = queue._letters_to is not None and patch["status"] == JobStatus.FAILED.value
+        if letters and patch["error_code"] != ABORTED:
+            await queue._ready()
+            patch["letter_due"] = patch["completed_at"]
+        encoded = queue._encoded(patch)
+        aborted = queue._encoded(failed(queue._engine.now(), "aborted", ABORTED))
 
-        def work() -> Op[None]:
+        def work() -> Op[list[Letter]]:
             where = And((held, Null("abort_requested_at"))) if unless_aborted else held
             rows = yield from ops.update(None, where, encoded, ("id",))
             if not rows and unless_aborted:
@@ -140,10 +145,11 @@ class AsyncClaim:
             if not rows:
                 raise self._lost()
             if self._emitted and "completed_at" in patch:
-                yield from self._queue._streams.end(self.id)
+                yield from queue._streams.end(self.id)
+            return (yield from queue._letters()) if "letter_due" in patch else []
 
-        await self._queue._table._write(work)
-        self._queue._behind = None
+        await queue._send(await queue._table._write(work))
+        queue._behind = None
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(f"job {self.id}: the lease was lost, or the job deleted; nothing was changed")

@@ -25,7 +25,7 @@ from .common import Duration, moment
 from .finding import Finding
 from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
-from .settling import RESET, Letter, patches, sent, settled
+from .settling import KEPT, RESET, Letter, due_letters, patches, sent, settled
 from .stream import Streams
 
 log = logging.getLogger("howdah")
@@ -159,16 +159,35 @@ class AsyncQueue(Adding, Finding):
             raise
         if settle:
             self._paused = paused[0]
-            if letters and self._letters_to is not None:  # of another store, which this write cannot reach
-                try:
-                    await self._letters_to.add_many([x.text for x in letters])
-                    await self._table._write(lambda: sent(self, letters), quiet=True)
-                except Error as error:
-                    log.warning("queue %r: %d dead letters could not be sent: %s", self._name, len(letters), error)
+            await self._send(letters)
             self._tidied = self._tidied if 0 <= now - self._tidied < TIDY_EVERY else now
         self._behind = tuple(rows[-1][p] for p in PLACE) if len(rows) == size else None
         held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": moment(now)}
         return done, [AsyncClaim(self, row, held) for row in rows]
+
+    def _letters(self) -> Op[list[Letter]]:
+        """Send the dead letters that are due, in the same write if it can; those for another store."""
+        return (yield from due_letters(self))
+
+    async def _send(self, letters: Sequence[Letter]) -> None:
+        """Send dead letters to another store; after a transaction, which may still be undone, whoever settles does."""
+        if not letters or self._letters_to is None or innermost(self._engine) is not None:
+            return
+        try:
+            await self._letters_to.add_many([x.text for x in letters])
+            await self._table._write(lambda: sent(self, letters), quiet=True)
+        except Error as error:
+            log.warning("queue %r: %d dead letters could not be sent: %s", self._name, len(letters), error)
+
+    def _told(self) -> Criteria:
+        """Jobs whose dead letter is not still to be sent: the others must not be forgotten."""
+        if self._letters_to is None:
+            return And(())
+        return Or((Null("letter_due"), Compare("letter_due", "<=", moment(self._engine.now() - KEPT))))
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete finished jobs, unless their dead letter is still to be sent."""
+        await self._table.delete_where(And((self._mine(), In("id", tuple(ids)), self._told())))
 
     def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
         at = moment(now)
@@ -267,11 +286,11 @@ class AsyncQueue(Adding, Finding):
 
     async def purge(self, status: JobStatus | str, older_than: Duration = 0) -> int:
         """Delete the jobs that finished with a status at least so many seconds ago; how many. Completed ones that others
-        wait for stay."""
+        wait for stay, and on the queue of a job server those whose dead letter is still to be sent."""
         if str(status) in ACTIVE:
             raise InvalidInput(f"status={str(status)!r}: only finished jobs are purged; delete() or clear() the others")
         edge = moment(self._engine.now() - seconds(older_than, "older_than", zero=True))
-        where = [self._mine(), self._status(status), Compare("completed_at", "<=", edge)]
+        where = [self._mine(), self._status(status), Compare("completed_at", "<=", edge), self._told()]
         if JobStatus(status) is JobStatus.COMPLETED and (needed := await self.needed()):
             where.append(In("id", tuple(sorted(needed)), negated=True))
         return await self._table.delete_where(And(tuple(where)))

@@ -68,19 +68,13 @@ def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
     return Patches(("id", "token", "status"), ("output",), rows, fixed)
 
 
-def letter(queue: str, job: Mapping[str, Any]) -> dict[str, Any]:
-    """What a queue of dead letters gets of a job that has failed."""
-    about = {n: job[n] for n in ("id", "input", "error", "error_code", "attempts")}
-    return {"queue": queue, "run_id": job["run_id"] or job["id"], **about}
-
-
 def settled(queue: AsyncQueue) -> Op[tuple[bool, list[Letter]]]:
     """Deal with what time has done; whether the queue is paused, and the dead letters that are still to be sent, because
     their queue is in another store."""
     yield from _leases(queue)
     yield from _deadlines(queue)
     yield from _blocked(queue)
-    letters = yield from _letters(queue)
+    letters = yield from due_letters(queue)
 
     def add(input: Any, options: Mapping[str, Any]) -> Op[None]:
         row = queue._scheduled(input, options)
@@ -93,8 +87,8 @@ def settled(queue: AsyncQueue) -> Op[tuple[bool, list[Letter]]]:
     return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",)))), letters
 
 
-def _letters(queue: AsyncQueue) -> Op[list[Letter]]:
-    """Send on the jobs of this scope that time has made fail, in the same write if it can."""
+def due_letters(queue: AsyncQueue) -> Op[list[Letter]]:
+    """Send on the jobs of this scope that have failed, in the same write if it can; the letters that it cannot."""
     to = queue._letters_to
     if to is None:
         return []
@@ -120,8 +114,10 @@ def sent(queue: AsyncQueue, letters: Sequence[Letter]) -> Op[set[str]]:
 
 
 def _told(queue: AsyncQueue, row: Sequence[Any]) -> dict[str, Any]:
+    """What a queue of dead letters gets of a job that has failed."""
     job = queue._ops.reader(TOLD)(row)
-    made = letter(queue.name, job)
+    about = {n: job[n] for n in ("id", "input", "error", "error_code", "attempts")}
+    made = {"queue": queue.name, "run_id": job["run_id"] or job["id"], **about}
     try:
         encode_json(made)
     except InvalidValue:  # the input is as deep as JSON may be
