@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -221,7 +222,11 @@ class AsyncCached(Generic[R]):
         options = {"clock": self._engine.now, "create": True}
         engine = await opener(url)(url, inline=self._engine.inline, options=options)
         copy = type(table)(
-            engine, table._schema, table._rows, table._ops.physical, mapping_column=table._mapping_column
+            engine,
+            replace(table._schema, version=None),  # rows that were counted where they came from
+            table._rows,
+            table._ops.physical,
+            mapping_column=table._mapping_column,
         )
         copy._fixed = dict(table._fixed)
         await copy.put_stored([copy._stored(table._read(row)) for row in rows])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID
+
+from .errors import InvalidValue
 
 _lock = threading.Lock()
 _last = 0
@@ -20,6 +23,16 @@ def uuid7_text(clock_ms: int | None = None) -> str:
     """``str(uuid7())``, made in less time."""
     digits = f"{_number(clock_ms):032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def new_id(ids: Callable[[], UUID] | None, now: float) -> UUID:
+    """What ``ids`` makes, or a UUID of version 7 of the moment ``now`` (seconds since 1970)."""
+    if ids is None:
+        return uuid7(int(now * 1000))
+    made = ids()
+    if not isinstance(made, UUID):
+        raise InvalidValue(f"ids() gave {made!r:.60}: expected a uuid.UUID")
+    return made
 
 
 def _number(clock_ms: int | None) -> int:

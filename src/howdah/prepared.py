@@ -9,7 +9,7 @@ from .check import Checker, checker
 from .criteria import And, Compare, Criteria, Where, excludes_nothing, resolve
 from .engines.base import Engine
 from .errors import EmptyCriteria, InvalidInput, InvalidKey, InvalidValue, UnfilteredDelete
-from .ids import uuid7
+from .ids import new_id
 from .migrations import Migration
 from .rows import RowType
 from .schema import Schema
@@ -79,7 +79,7 @@ class Prepared(Generic[R]):
     def _generated(self, kind: str) -> Any:
         if kind == "integer":
             return MISSING
-        made = uuid7(int(self._engine.now() * 1000))
+        made = new_id(self._engine.ids, self._engine.now())
         return made if kind == "uuid" else str(made)
 
     def key_of(self, key: Any) -> tuple[Any, ...]:
@@ -161,6 +161,8 @@ class Prepared(Generic[R]):
             column = self._schema.column(name)
             if name in self._schema.key:
                 raise InvalidInput(f"{self._schema.name}: patch: {name!r} is part of the key and cannot change")
+            if name == self._schema.version:
+                raise InvalidInput(f"{self._schema.name}: patch: {name!r} is the version, which the store counts")
             if value is None:
                 if not column.nullable:
                     raise InvalidValue(f"{self._schema.name}: patch: column {name!r} must not be null")

@@ -144,6 +144,8 @@ class Schema:
     tell: tuple[str, ...] = ()
     """Inserts, and updates of these columns, wake processes that wait for changes, whether or not they are logged."""
     line: Line | None = None
+    version: str | None = None
+    """An integer column that counts a row's writes: a write that began from an older one is refused."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
@@ -232,6 +234,7 @@ def build(
     sparse: Iterable[SparseIndex] = (),
     tell: Iterable[str] = (),
     line: Line | None = None,
+    version: str | None = None,
     internal: bool = False,
 ) -> Schema:
     """A checked ``Schema``; raises ``InvalidName``, ``UnknownColumn`` or ``InvalidInput`` saying what is wrong."""
@@ -261,9 +264,12 @@ def build(
         tuple(sparse),
         tuple(tell),
         line,
+        version,
     )
     _check(schema)
     marked = tuple(replace(c, nullable=False) if c.name in keys else c for c in columns)
+    if version is not None:
+        marked = tuple(replace(c, default=0) if c.name == version else c for c in marked)
     return replace(schema, columns=marked)
 
 
@@ -293,6 +299,12 @@ def _check(schema: Schema) -> None:
         raise InvalidInput(f"{where}: a text index takes at most 8 columns")
     if schema.ttl is not None and schema.column(schema.ttl).kind != "timestamp":
         raise InvalidInput(f"{where}: ttl column {schema.ttl!r} must be a timestamp")
+    if schema.version is not None:
+        counted = schema.column(schema.version)
+        if counted.kind != "integer" or counted.nullable or counted.name in {*schema.key, *sum(schema.unique, ())}:
+            raise InvalidInput(
+                f"{where}: version column {schema.version!r} must be an integer, never null, outside the key and unique indexes"
+            )
 
 
 def from_spec(name: str, spec: Mapping[str, Any]) -> Schema:

@@ -8,6 +8,7 @@ from contextvars import Token
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from uuid import UUID
 
 from . import registry
 from .corpus.chunking import Chunking
@@ -22,9 +23,10 @@ from .rows import RowType, row_type
 from .schema import ClientKeys, build
 from .sealing import Keyring, seal_columns
 from .stores.blobs import AsyncBlobs
+from .stores.fair import FairQueue
 from .stores.keyed import AsyncKeyed
 from .stores.kv import AsyncKV
-from .stores.limiter import AsyncLimiter
+from .stores.limiter import AsyncLimiter, Permit, acquire_all, try_acquire_all
 from .stores.queue import AsyncQueue
 from .stores.records import AsyncRecords
 from .stores.secrets import AsyncSecrets
@@ -32,7 +34,7 @@ from .stores.vectors import AsyncVectors, open_vectors
 from .table import AsyncTable
 from .telemetry import Tracer, tracer
 from .urls import parse
-from .values import check_text
+from .values import as_list, check_text
 
 if TYPE_CHECKING:
     from .database.database import AsyncDatabase
@@ -112,6 +114,7 @@ class AsyncStore:
         text: Mapping[str, float] | Iterable[str] | None = None,
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
+        version: str | None = None,
         migrations: Sequence[Migration] = (),
         encrypted: Sequence[str] = (),
         keys: Keyring | None = None,
@@ -121,7 +124,8 @@ class AsyncStore:
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Columns in
+        the model by ``howdah.vector(dim)``. ``version`` names an integer column that counts a row's writes: a ``put`` of a row
+        that was changed since it was read is a ``Conflict``. ``migrations`` bring a table that is there already into this shape. Columns in
         ``encrypted`` are stored under the keys of a ``Keyring``; they cannot be searched or ordered by. Raises
         ``InvalidInput`` saying what does not fit.
         """
@@ -132,7 +136,15 @@ class AsyncStore:
             )
         columns = seal_columns(physical_name(name), rows.columns, encrypted, keys)
         made = build(
-            name, columns, key=key, indexes=indexes, unique=unique, text=text, ttl=ttl, client_keys=client_keys
+            name,
+            columns,
+            key=key,
+            indexes=indexes,
+            unique=unique,
+            text=text,
+            ttl=ttl,
+            client_keys=client_keys,
+            version=version,
         )
         steps = check_migrations(migrations)
         return self._traced(AsyncTable(self._engine, made, rows, physical_name(name), migrations=steps), name)
@@ -220,9 +232,25 @@ class AsyncStore:
         )
         return self._traced(made, name)
 
-    def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> AsyncQueue:
-        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
-        return self._traced(AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix), name)
+    def queue(
+        self,
+        name: str = "default",
+        *,
+        scope: Mapping[str, Any] | None = None,
+        fair_by: str | Sequence[str] | None = None,
+    ) -> AsyncQueue:
+        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart.
+
+        ``fair_by`` names such columns instead: the queue then hands out the jobs of every scope that has them, the scopes
+        taking turns, and its other methods see all of these. Jobs are added to the queue of a scope.
+        """
+        if fair_by is None:
+            made = AsyncQueue(self._engine, _store_name(name), scope=scope, prefix=self._prefix)
+        elif scope is not None:
+            raise InvalidInput("give either scope= or fair_by=: fair turns are between scopes")
+        else:
+            made = FairQueue(self._engine, _store_name(name), fair_by, prefix=self._prefix)
+        return self._traced(made, name)
 
     def secrets(self, name: str = "secrets", *, passphrase: str | None = None) -> AsyncSecrets:
         """Encrypted values under names; without ``passphrase`` locked until ``unlock(passphrase)``."""
@@ -252,6 +280,24 @@ class AsyncStore:
             prefix=self._prefix,
         )
         return self._traced(made, name)
+
+    async def try_acquire_all(self, limiters: Sequence[Any], *, permits: int = 1) -> list[Permit] | None:
+        """``permits`` of each of several limiters in one step, in their order; ``None``, and none of any, when one refuses."""
+        return await try_acquire_all(self._limiters(limiters), permits)
+
+    async def acquire_all(
+        self, limiters: Sequence[Any], *, permits: int = 1, timeout: float | timedelta | None = None
+    ) -> list[Permit]:
+        """Wait until several limiters let in at once; ``Timeout`` when that is not so within ``timeout`` seconds."""
+        return await acquire_all(self._limiters(limiters), permits, timeout)
+
+    def _limiters(self, limiters: Sequence[Any]) -> list[AsyncLimiter]:
+        found = [getattr(x, "_async", x) for x in as_list(limiters, "limiters")]
+        if not found or any(not isinstance(x, AsyncLimiter) or x._engine is not self._engine for x in found):
+            raise InvalidInput("limiters: expected one or more limiters of this store")
+        if len({(x._ops.physical, x._scope) for x in found}) < len(found):
+            raise InvalidInput("limiters: the same one twice; ask it for more permits instead")
+        return found
 
     def corpus(
         self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None
@@ -388,6 +434,7 @@ async def connect_async(
     create: bool = True,
     pool: Any = None,
     clock: Callable[[], float] | None = None,
+    ids: Callable[[], UUID] | None = None,
     busy_timeout: float | None = None,
     pool_size: int | None = None,
     pooler: bool | None = None,
@@ -396,17 +443,20 @@ async def connect_async(
     """Open a store: ``agent.db``, ``memory:``, ``postgresql://…``, ``pg:./data`` or ``files:./dir``.
 
     ``schema`` is the Postgres schema of the tables (``howdah``); ``create=False`` runs no DDL (``SetupRequired`` when
-    something is missing); ``pool`` is an asyncpg pool of yours, used and never closed; ``clock`` gives seconds since 1970;
+    something is missing); ``pool`` is an asyncpg pool of yours, used and never closed; ``clock`` gives seconds since 1970,
+    ``ids`` the UUIDs that are generated as keys and ids of jobs (in time order by default);
     ``busy_timeout`` is how many seconds a SQLite write waits for other programs; ``pool_size`` how many Postgres
     connections at most; ``pooler=True`` means that a transaction-mode pooler stands between; ``telemetry`` is ``"otel"``
     for OpenTelemetry, or a function (name, attributes) that gives a context for each operation.
     """
-    engine = await open_engine(url, inline=False, schema=schema, create=create, pool=pool, clock=clock,
+    engine = await open_engine(url, inline=False, ids=ids, schema=schema, create=create, pool=pool, clock=clock,
                                busy_timeout=busy_timeout, pool_size=pool_size, pooler=pooler)  # fmt: skip
     return AsyncStore(engine, tracer=tracer(telemetry, engine.name))
 
 
-async def open_engine(url: Any, *, inline: bool, **options: Any) -> Engine:
+async def open_engine(url: Any, *, inline: bool, ids: Callable[[], UUID] | None = None, **options: Any) -> Engine:
     """The engine of a URL; ``inline`` for the blocking face."""
     parsed = parse(url)
-    return await registry.opener(parsed)(parsed, inline=inline, options=options)
+    engine = await registry.opener(parsed)(parsed, inline=inline, options=options)
+    engine.ids = ids
+    return engine

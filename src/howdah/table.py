@@ -12,7 +12,7 @@ from .cached import AsyncCached
 from .changes import AsyncChanges, Change, subscribe
 from .criteria import And, Columns, Compare, Order, Where, resolve_order
 from .engines.base import Engine, Op, innermost
-from .errors import InvalidInput
+from .errors import Conflict, InvalidInput
 from .fused import Searching
 from .hits import Hits, Leg
 from .listing import Listing
@@ -69,6 +69,7 @@ class AsyncTable(Listing[R]):
     async def put(self, row: R | Mapping[str, Any]) -> R:
         """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.
 
+        With a version column, version 0 inserts and any other replaces the row that still has it, else ``Conflict``.
         Raises ``InvalidValue`` for a bad row and ``DuplicateKey`` when a unique index refuses it.
         """
         return (await self.put_many([row]))[0]
@@ -114,13 +115,17 @@ class AsyncTable(Listing[R]):
             key = tuple(row[i] for i in places)
             unique[key] = row
             slots.append(key)
+        seen = self._count_up([*unique.values(), *fresh])
         rows = list(unique.values())
-        single = not fresh and ops.plain and len(rows) == 1 and not generated and also is None
+        single = not fresh and ops.plain and len(rows) == 1 and not generated and also is None and not seen
 
         def work() -> Op[list[Driver]]:
             made: list[Driver] = []
             if rows:
-                yield from ops.put(rows)
+                if seen:
+                    yield from self._replacing(rows, seen)
+                else:
+                    yield from ops.put(rows)
                 if generated:
                     yield from ops.numbers.raise_to(max(r[place] for r in rows))
             if fresh:
@@ -131,6 +136,32 @@ class AsyncTable(Listing[R]):
 
         made = iter(await self._write(work, single=single, operation="put"))
         return [next(made) if isinstance(slot, list) else unique[slot] for slot in slots]
+
+    def _count_up(self, rows: Sequence[Driver]) -> list[int]:
+        """The versions that rows were read with, each now one higher; none without a version column."""
+        if self._schema.version is None:
+            return []
+        place = self._schema.names.index(self._schema.version)
+        seen = [row[place] for row in rows]
+        for row in rows:
+            row[place] += 1
+        return seen
+
+    def _replacing(self, rows: Sequence[Driver], seen: Sequence[int]) -> Op[None]:
+        """Replace the rows that still have the versions seen; insert those of version 0."""
+        names, places, version = self._schema.names, self._ops.key_places, self._schema.version
+        for key, row, number in sorted((tuple(r[i] for i in places), r, n) for r, n in zip(rows, seen, strict=False)):
+            if number == 0:
+                done = yield from self._ops.create(row)
+            else:
+                patch = {n: v for n, v in zip(names, row, strict=True) if n not in self._schema.key}
+                done = yield from self._ops.update([key], Compare(str(version), "=", number), patch, self._schema.key)
+            if not done:
+                raise self._lost(key, number)
+
+    def _lost(self, key: Sequence[Any], seen: int) -> Conflict:
+        what = f"no longer has version {seen}" if seen else "is there already"
+        return Conflict(f"{self._schema.name}: row {self._public_key(key)!r} {what}: read it and change it again")
 
     async def reencrypt(self) -> int:
         """Encrypt anew, under the keyring's current key, what is encrypted under another; how many rows. Safe to run while
@@ -156,6 +187,9 @@ class AsyncTable(Listing[R]):
                 key = tuple(row[i] for i in self._ops.key_places)
                 same = And(tuple(Compare(n, "=", v) for n, (_, v) in old.items()))
                 new = {n: s.reseal(v) for n, (s, v) in old.items()}
+                if (count := self._schema.version) is not None:  # what the row says does not change
+                    new[count] = row[self._schema.names.index(count)]
+                    same = And((same, Compare(count, "=", new[count])))
                 total += len((yield from self._ops.update([key], same, new, self._schema.key)))
         return total
 
@@ -174,6 +208,8 @@ class AsyncTable(Listing[R]):
 
     def _creating(self, driver: Driver) -> Op[bool]:
         """Insert if the key is free; a generated key is never handed out after a caller's own that is as large."""
+        if self._schema.version is not None:
+            driver[self._schema.names.index(self._schema.version)] = 1
         made: bool = yield from self._ops.create(driver)
         if made and self._generates and self._schema.auto is not None:
             yield from self._ops.numbers.raise_to(driver[self._schema.names.index(self._schema.auto.name)])
@@ -234,24 +270,35 @@ class AsyncTable(Listing[R]):
         return len(rows)
 
     async def merge(self, row: Mapping[str, Any]) -> R:
-        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
+        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored.
+
+        A version among them must be the row's, else ``Conflict``.
+        """
         if not isinstance(row, Mapping):
             raise InvalidInput(f"{self._schema.name}: merge takes a mapping of columns, got {type(row).__name__}")
         key = self._driver_key(row)
-        change = {n: v for n, v in row.items() if n not in self._schema.key}
+        version = self._schema.version
+        change = {n: v for n, v in row.items() if n not in (*self._schema.key, version)}
         patch = self._patch(change) if change else {}
+        seen = None if version is None or version not in row else self._by_name[version](row[version])
+        same = None if version is None or seen is None else Compare(version, "=", seen)
 
         def work() -> Op[Any]:
             while True:
                 if patch:
-                    rows = yield from self._ops.update([key], None, patch, self._schema.names)
+                    rows = yield from self._ops.update([key], same, patch, self._schema.names)
                 else:
-                    rows = yield from self._ops.get_many([key], self._schema.names)
+                    found = yield from self._ops.get_many([key], self._schema.names)
+                    rows = [r for r in found if seen is None or r[self._schema.names.index(str(version))] == seen]
                 if rows:
                     return rows[0]
+                if seen:
+                    raise self._lost(key, seen)
                 fresh = self._ops.encode(self._stored(row))
                 if (yield from self._creating(fresh)):
                     return fresh
+                if seen == 0:
+                    raise self._lost(key, seen)
 
         return self._told(await self._write(work, operation="merge"))
 

@@ -194,3 +194,51 @@ def test_history_does_not_grow(store: Store, clock: Clock) -> None:
     assert limiter._async._table is not None
     rows = store._run(limiter._async._table.count())
     assert rows <= 6
+
+
+def test_several_at_once_or_none(store: Store, clock: Clock) -> None:
+    user, team = store.limiter("user", limit=2, per=10), store.limiter("team", rate=1, burst=3, scope={"team": 1})
+    first = store.try_acquire_all([user, team])
+    assert first is not None
+    assert [p.permits for p in first] == [1, 1]
+    assert store.try_acquire_all([team, user], permits=2) is None
+    assert (user.count(), team.count()) == (1, 1)
+    assert user.try_acquire() is not None
+    assert store.try_acquire_all([team, user]) is None
+    assert team.count() == 1
+    with pytest.raises(howdah.Timeout, match="'user', 'team'"):
+        store.acquire_all([user, team], timeout=0)
+    assert user.release(first[0])
+    assert len(store.acquire_all([user, team], timeout=0)) == 2
+    for wrong in ([], [user, user], [user, 5], [user, howdah.connect("memory:").limiter("x", limit=1, per=1)]):
+        with pytest.raises(InvalidInput):
+            store.try_acquire_all(wrong)
+    with pytest.raises(InvalidInput):
+        store.try_acquire_all([user, team], permits=3)
+
+
+def test_racing_for_several_in_any_order(engine: str, url_for: Callable[[str], str]) -> None:
+    with open_store(engine, url_for(engine)) as store:
+        a, b = store.limiter("a", limit=20, per=3600), store.limiter("b", limit=30, per=3600)
+        won: list[Any] = []
+
+        def work(order: list[Limiter]) -> None:
+            for _ in range(10):
+                won.append(store.try_acquire_all(order))
+
+        threads = [threading.Thread(target=work, args=([a, b] if i % 2 else [b, a],)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(w is not None for w in won) == a.count() == b.count() == 20
+
+
+def test_waiting_for_several(engine: str, url_for: Callable[[str], str]) -> None:
+    with open_store(engine, url_for(engine)) as store:
+        a, b = store.limiter("a", limit=1, per=0.3), store.limiter("b", limit=5, per=60)
+        began = time.monotonic()
+        store.acquire_all([a, b])
+        store.acquire_all([b, a], timeout=20)
+        assert time.monotonic() - began >= 0.29
+        assert b.count() == 2

@@ -347,6 +347,26 @@ def test_generated_text_and_uuid_keys_ascend(store: Store) -> None:
         assert [r.n for r in table.query()] == list(range(20))
 
 
+def test_ids_can_be_given(engine: str, url_for: Callable[[str], str]) -> None:
+    numbers = iter(range(1, 100))
+
+    @dataclass
+    class Item:
+        id: Annotated[UUID | None, howdah.Auto]
+        name: str
+
+    with open_store(engine, url_for(engine), ids=lambda: UUID(int=next(numbers))) as store:
+        items = store.table(Item, key="id")
+        assert [i.id for i in items.put_many([Item(None, "a"), Item(None, "b")])] == [UUID(int=1), UUID(int=2)]
+        assert store.queue("q").add("x") == str(UUID(int=3))
+    wrong: Any = lambda: "no UUID"  # noqa: E731
+    with (
+        open_store(engine, url_for(engine), ids=wrong) as store,
+        pytest.raises(InvalidValue, match=r"expected a uuid\.UUID"),
+    ):
+        store.table(Item, key="id").put(Item(None, "a"))
+
+
 def test_client_keys_options(store: Store) -> None:
     never = store.table("never", Auto, key="id", client_keys="never")
     assert never.put(Auto(77, "x")).id != 77

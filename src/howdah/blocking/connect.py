@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from ..store import AsyncStore, open_engine
 from ..telemetry import tracer
@@ -18,6 +19,7 @@ def connect(
     schema: str | None = None,
     create: bool = True,
     clock: Callable[[], float] | None = None,
+    ids: Callable[[], UUID] | None = None,
     busy_timeout: float | None = None,
     pool_size: int | None = None,
     pooler: bool | None = None,
@@ -28,7 +30,7 @@ def connect(
     options = {"schema": schema, "create": create, "pool": None, "clock": clock, "busy_timeout": busy_timeout,
                "pool_size": pool_size, "pooler": pooler}  # fmt: skip
     try:
-        engine = run(open_engine(url, inline=isinstance(run, Inline), **options))
+        engine = run(open_engine(url, inline=isinstance(run, Inline), ids=ids, **options))
     except BaseException:
         run.close()
         raise

@@ -16,6 +16,7 @@ from ..portability import Progress, Summary
 from ..schema import ClientKeys
 from ..sealing import Keyring
 from ..store import AsyncStore, T
+from ..stores.limiter import Permit
 from .blobs import Blobs
 from .corpus import Corpus
 from .database import Database
@@ -72,6 +73,7 @@ class Store:
         text: Mapping[str, float] | Iterable[str] | None = None,
         ttl: str | None = None,
         client_keys: ClientKeys = "if-missing",
+        version: str | None = None,
         migrations: Sequence[Migration] = (),
         encrypted: Sequence[str] = (),
         keys: Keyring | None = None,
@@ -81,7 +83,8 @@ class Store:
         ``model_or_name`` is the class, or a name with the class or JSON Schema as ``schema``. ``key`` names the primary
         key's columns; ``indexes`` and ``unique`` list columns or tuples of them; ``text`` gives the columns of the text
         index, with weights if wanted; ``ttl`` names a timestamp column at which a row expires. Vector columns are marked in
-        the model by ``howdah.vector(dim)``. ``migrations`` bring a table that is there already into this shape. Columns in
+        the model by ``howdah.vector(dim)``. ``version`` names an integer column that counts a row's writes: a ``put`` of a row
+        that was changed since it was read is a ``Conflict``. ``migrations`` bring a table that is there already into this shape. Columns in
         ``encrypted`` are stored under the keys of a ``Keyring``; they cannot be searched or ordered by. Raises
         ``InvalidInput`` saying what does not fit.
         """
@@ -95,6 +98,7 @@ class Store:
                 text=text,
                 ttl=ttl,
                 client_keys=client_keys,
+                version=version,
                 migrations=migrations,
                 encrypted=encrypted,
                 keys=keys,
@@ -170,9 +174,19 @@ class Store:
         """
         return Blobs(self._async.blobs(name, max_bytes=max_bytes, at=at, owner=owner, grace=grace), self._run)
 
-    def queue(self, name: str = "default", *, scope: Mapping[str, Any] | None = None) -> Queue:
-        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart."""
-        return Queue(self._async.queue(name, scope=scope), self._run)
+    def queue(
+        self,
+        name: str = "default",
+        *,
+        scope: Mapping[str, Any] | None = None,
+        fair_by: str | Sequence[str] | None = None,
+    ) -> Queue:
+        """Jobs with an atomic claim. ``scope`` (columns with a value each) keeps the jobs of tenants apart.
+
+        ``fair_by`` names such columns instead: the queue then hands out the jobs of every scope that has them, the scopes
+        taking turns, and its other methods see all of these. Jobs are added to the queue of a scope.
+        """
+        return Queue(self._async.queue(name, scope=scope, fair_by=fair_by), self._run)
 
     def secrets(self, name: str = "secrets", *, passphrase: str | None = None) -> Secrets:
         """Encrypted values under names; without ``passphrase`` locked until ``unlock(passphrase)``."""
@@ -191,6 +205,16 @@ class Store:
         """A rate limiter shared by every process: at most ``limit`` starts in any ``per`` seconds, or, as a token bucket,
         ``burst`` at once and ``rate`` a second after that."""
         return Limiter(self._async.limiter(name, limit=limit, per=per, rate=rate, burst=burst, scope=scope), self._run)
+
+    def try_acquire_all(self, limiters: Sequence[Any], *, permits: int = 1) -> list[Permit] | None:
+        """``permits`` of each of several limiters in one step, in their order; ``None``, and none of any, when one refuses."""
+        return self._run(self._async.try_acquire_all(limiters, permits=permits))
+
+    def acquire_all(
+        self, limiters: Sequence[Any], *, permits: int = 1, timeout: float | timedelta | None = None
+    ) -> list[Permit]:
+        """Wait until several limiters let in at once; ``Timeout`` when that is not so within ``timeout`` seconds."""
+        return self._run(self._async.acquire_all(limiters, permits=permits, timeout=timeout))
 
     def corpus(self, name: str = "default", *, embedder: Any = "default", chunking: Chunking | None = None) -> Corpus:
         """Documents: folders kept in step with their files, searched by words and by meaning.

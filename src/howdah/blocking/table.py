@@ -47,6 +47,7 @@ class Table(Generic[R]):
     def put(self, row: R | Mapping[str, Any]) -> R:
         """Insert a row, or replace the whole row with the same key. Returns it as stored, with a generated key.
 
+        With a version column, version 0 inserts and any other replaces the row that still has it, else ``Conflict``.
         Raises ``InvalidValue`` for a bad row and ``DuplicateKey`` when a unique index refuses it.
         """
         return self._run(self._async.put(row))
@@ -87,7 +88,10 @@ class Table(Generic[R]):
         return self._run(self._async.update_where(where, patch))
 
     def merge(self, row: Mapping[str, Any]) -> R:
-        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored."""
+        """Change the given columns of the row with this key and keep the others, or insert it; the row as stored.
+
+        A version among them must be the row's, else ``Conflict``.
+        """
         return self._run(self._async.merge(row))
 
     def delete(self, key: Any) -> bool:

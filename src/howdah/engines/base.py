@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
+from uuid import UUID
 
 from ..migrations import Migration
 from ..schema import Schema
@@ -43,8 +44,8 @@ class Once:
 
 class Take(NamedTuple):
     """At most ``limit`` rows of a scope that are due ``at`` a moment (driver form), first in the schema's line: ``patch`` is
-    set on them and ``bump`` columns grow by 1; their columns ``names`` are told. ``behind`` (rank, due moment and key) is a place in the line in front of which
-    nobody is known to wait, but for higher ranks: an engine may begin to look there."""
+    set on them and ``bump`` columns grow by 1; their columns ``names`` are told. ``behind`` (rank, due moment and key) is a
+    place in the line in front of which nobody is known to wait, but for higher ranks: an engine may begin to look there."""
 
     scope: str
     at: Any
@@ -129,6 +130,8 @@ class Engine(Protocol):
     scope: str
     inline: bool
     creates: bool
+    ids: Callable[[], UUID] | None
+    """What makes generated keys and the ids of jobs; ``None`` for UUIDs of version 7."""
     users: set[Any]
     """What works on this engine in the background and has ``stop()``; the store's ``close`` stops it first."""
     capabilities: Capabilities

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..aggregates import count_
-from ..criteria import And, Compare, Criteria, In, Null, Or
+from ..criteria import And, Compare, Criteria, In, Null, Or, Prefix
 from ..errors import InvalidInput
 from ..pages import check_limit
 from ..table import AsyncTable
@@ -20,10 +20,11 @@ class Finding:
 
     _name: str
     _scope: str
+    _prefix: str
     _table: AsyncTable[Any]
 
     def _mine(self, scope: Mapping[str, Any] | None = None) -> Criteria:
-        """Criteria of a scope: this queue's own, with ``{}`` every one, with some columns those that have them."""
+        """Criteria of a scope: this queue's own, with ``{}`` every one of the store's, with some columns those that have them."""
         if scope is None:
             return Compare("scope", "=", self._scope)
         if not isinstance(scope, Mapping):
@@ -31,7 +32,12 @@ class Finding:
         found = self._table._criteria(
             And(tuple(self._table.c.tags[k] == v for k, v in scope.items())) if scope else None
         )
-        return And(()) if found is None else found
+        inside = (Prefix("scope", self._prefix),) if self._prefix else ()
+        return And(inside if found is None else (*inside, found))
+
+    def _is_mine(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is of this queue's scope."""
+        return bool(row["scope"] == self._scope)
 
     def _active(self, mark: str) -> tuple[Criteria, ...]:
         """Criteria of the jobs of a fingerprint that wait and that run, each by an index of those that do. Looking in this
@@ -50,7 +56,7 @@ class Finding:
     async def get_many(self, ids: Iterable[str]) -> dict[str, Job]:
         """The jobs found, by id, in the order asked."""
         rows = await self._table.get_many(as_list(ids, "get_many"))
-        return {k: self._job(r) for k, r in rows.items() if r["scope"] == self._scope and r["status"] != PAUSED}
+        return {k: self._job(r) for k, r in rows.items() if self._is_mine(r) and r["status"] != PAUSED}
 
     async def by_run(self, run_id: str) -> list[Job]:
         """The jobs of a run, in the order they were added."""

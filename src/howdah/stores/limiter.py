@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -131,47 +131,32 @@ class AsyncLimiter:
     async def try_acquire(self, permits: int = 1) -> Permit | None:
         """Count, check and record in one step: a permit, or ``None`` with nothing written. ``permits`` counts as so many."""
         wanted = self._permits(permits)
+        return await self._table._write(lambda: self._acquiring(wanted), quiet=True)  # type: ignore[no-any-return]
 
-        def work() -> Op[Permit | None]:
-            yield from self._alone()
-            now = self._engine.now()
-            at, made = moment(now), Permit(uuid4().hex, moment(now), wanted)
-            if self._rate is not None:
-                tokens, blocked = yield from self._filled(now)
-                if tokens < wanted or (blocked is not None and at < blocked):
-                    return None
-                yield from self._save(at, tokens - wanted, blocked)
-                return made
-            _, _, blocked = yield from self._state()
-            starts = yield from self._starts(self._edge(now))
-            if sum(n for _, n in starts) + wanted > self._size or (blocked is not None and at < blocked):
+    def _acquiring(self, wanted: int) -> Op[Permit | None]:
+        yield from self._alone()
+        now = self._engine.now()
+        at, made = moment(now), Permit(uuid4().hex, moment(now), wanted)
+        if self._rate is not None:
+            tokens, blocked = yield from self._filled(now)
+            if tokens < wanted or (blocked is not None and at < blocked):
                 return None
-            gone = And(
-                (Compare("scope", "=", self._scope), Compare("id", "!=", STATE), Compare("at", "<=", self._edge(now)))
-            )
-            yield from self._ops.delete_where(gone)
-            yield from self._ops.insert([self._ops.encode([self._scope, made.id, at, wanted, None, None])])
+            yield from self._save(at, tokens - wanted, blocked)
             return made
-
-        return await self._table._write(work, quiet=True)  # type: ignore[no-any-return]  # a permit
+        _, _, blocked = yield from self._state()
+        starts = yield from self._starts(self._edge(now))
+        if sum(n for _, n in starts) + wanted > self._size or (blocked is not None and at < blocked):
+            return None
+        gone = And(
+            (Compare("scope", "=", self._scope), Compare("id", "!=", STATE), Compare("at", "<=", self._edge(now)))
+        )
+        yield from self._ops.delete_where(gone)
+        yield from self._ops.insert([self._ops.encode([self._scope, made.id, at, wanted, None, None])])
+        return made
 
     async def acquire(self, permits: int = 1, *, timeout: Duration | None = None) -> Permit:
         """Wait for a permit; ``Timeout`` when none is free within ``timeout`` seconds."""
-        left = None if timeout is None else seconds(timeout, "timeout", zero=True)
-        began = time.monotonic()
-        while True:
-            mark = await self._engine.changed(self._ops, None, 0)
-            found = await self.try_acquire(permits)
-            if found is not None:
-                return found
-            wait = max(0.001, (await self._available(permits)).timestamp() - self._engine.now())
-            if left is not None:
-                rest = left - (time.monotonic() - began)
-                if rest <= 0:
-                    raise Timeout(f"limiter {self._name!r}: no permit within {timeout} seconds")
-                wait = min(wait, rest)
-            # A permit that is given back wakes those who wait here; elsewhere they look every second.
-            await self._engine.changed(self._ops, mark, min(wait, 1.0))
+        return (await acquire_all([self], permits, timeout))[0]
 
     async def release(self, permit: Permit) -> bool:
         """Undo a start by its identity; ``False`` when that has been done, or its time is over."""
@@ -248,3 +233,53 @@ class AsyncLimiter:
     async def clear(self) -> None:
         """Forget every start and block."""
         await self._table.delete_where(Compare("scope", "=", self._scope))
+
+
+async def try_acquire_all(limiters: Sequence[AsyncLimiter], permits: int) -> list[Permit] | None:
+    """A permit of each, in one step, or ``None`` and none of any."""
+    wanted = [limiter._permits(permits) for limiter in limiters]
+    # In one order for everybody, so that two who want the same do not wait for each other.
+    order = sorted(range(len(limiters)), key=lambda i: (limiters[i]._ops.physical, limiters[i]._scope))
+    for limiter in limiters:
+        await limiter._table._ensure()
+
+    def work() -> Op[list[Permit]]:
+        found: dict[int, Permit] = {}
+        for i in order:
+            made = yield from limiters[i]._acquiring(wanted[i])
+            if made is None:
+                raise _Refused
+            found[i] = made
+        return [found[i] for i in range(len(limiters))]
+
+    try:
+        return await limiters[0]._table._write(work, quiet=True)  # type: ignore[no-any-return]  # the permits
+    except _Refused:
+        return None
+
+
+async def acquire_all(limiters: Sequence[AsyncLimiter], permits: int, timeout: Duration | None) -> list[Permit]:
+    """Wait until every limiter lets in at once; ``Timeout`` when that is not so within ``timeout`` seconds."""
+    left = None if timeout is None else seconds(timeout, "timeout", zero=True)
+    began = time.monotonic()
+    engine = limiters[0]._engine
+    while True:
+        marks = [await engine.changed(limiter._ops, None, 0) for limiter in limiters]
+        found = await try_acquire_all(limiters, permits)
+        if found is not None:
+            return found
+        free = [await limiter._available(permits) for limiter in limiters]
+        latest = max(range(len(free)), key=free.__getitem__)
+        wait = max(0.001, free[latest].timestamp() - engine.now())
+        if left is not None:
+            rest = left - (time.monotonic() - began)
+            if rest <= 0:
+                names = ", ".join(repr(limiter._name) for limiter in limiters)
+                raise Timeout(f"limiter {names}: no permit within {timeout} seconds")
+            wait = min(wait, rest)
+        # A permit that is given back wakes those who wait here; elsewhere they look every second.
+        await engine.changed(limiters[latest]._ops, marks[latest], min(wait, 1.0))
+
+
+class _Refused(Exception):
+    """One of several limiters has no permit: what the others recorded is undone."""

@@ -25,7 +25,7 @@ from .common import Duration, moment
 from .finding import Finding
 from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
-from .settling import KEPT, RESET, Letter, due_letters, patches, sent, settled
+from .settling import RESET, Letter, due_letters, patches, recent, sent, settled
 from .stream import Streams
 
 log = logging.getLogger("howdah")
@@ -43,6 +43,7 @@ class AsyncQueue(Adding, Finding):
         self._engine = engine
         self._name = name
         self._tags = check_scope(scope)
+        self._prefix = prefix
         self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
         physical = store_table("queue", name)
         schema = build(
@@ -162,8 +163,12 @@ class AsyncQueue(Adding, Finding):
             await self._send(letters)
             self._tidied = self._tidied if 0 <= now - self._tidied < TIDY_EVERY else now
         self._behind = tuple(rows[-1][p] for p in PLACE) if len(rows) == size else None
-        held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": moment(now)}
+        held = self._held(worker, now, lease)
         return done, [AsyncClaim(self, row, held) for row in rows]
+
+    def _held(self, worker: str, now: float, lease: float) -> dict[str, Any]:
+        """Values of jobs that a worker holds."""
+        return {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": moment(now)}
 
     def _letters(self) -> Op[list[Letter]]:
         """Send the dead letters that are due, in the same write if it can; those for another store."""
@@ -183,17 +188,16 @@ class AsyncQueue(Adding, Finding):
         """Jobs whose dead letter is not still to be sent: the others must not be forgotten."""
         if self._letters_to is None:
             return And(())
-        return Or((Null("letter_due"), Compare("letter_due", "<=", moment(self._engine.now() - KEPT))))
+        return Or((Null("letter_due"), Compare("letter_due", "<=", recent(self))))
 
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete finished jobs, unless their dead letter is still to be sent."""
         await self._table.delete_where(And((self._mine(), In("id", tuple(ids)), self._told())))
 
     def _take(self, worker: str, size: int, now: float, lease: float) -> Take:
-        at = moment(now)
-        held = {"lease_owner": worker, "lease_expires_at": moment(now + lease), "last_attempted_at": at}
-        patch = {"status": JobStatus.PROCESSING.value, "due_at": None, "ends_at": None, **held}
-        due = self._ops.encode_value("due_at", at)
+        patch = {"status": JobStatus.PROCESSING.value, "due_at": None, "ends_at": None}
+        patch |= self._held(worker, now, lease)
+        due = self._ops.encode_value("due_at", moment(now))
         return Take(self._scope, due, size, self._encoded(patch), ("attempts", "token"), CLAIMED)
 
     def _completing(self, outcomes: Sequence[Outcome]) -> Op[set[str]]:

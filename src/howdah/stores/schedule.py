@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -90,6 +90,12 @@ class Schedules:
     async def delete(self, id: str) -> bool:
         """Remove a schedule; whether it was there."""
         return await self.table.delete((self._scope, id))
+
+    def due(self) -> Op[Sequence[str]]:
+        """The scopes that have a schedule which is due."""
+        where = Compare("next_at", "<=", datetime.fromtimestamp(self._engine.now(), UTC))
+        rows = yield from self._ops.select(where, (), names=("scope",), limit=1000)
+        return sorted({row[0] for row in rows})
 
     def fire(self, add: Callable[[Any, Mapping[str, Any]], Op[None]]) -> Op[None]:
         """Add a job for every schedule that is due, one for all the moments that were missed."""

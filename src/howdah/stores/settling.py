@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..criteria import And, Compare, Null, Order
@@ -71,10 +72,21 @@ def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
 def settled(queue: AsyncQueue) -> Op[tuple[bool, list[Letter]]]:
     """Deal with what time has done; whether the queue is paused, and the dead letters that are still to be sent, because
     their queue is in another store."""
+    yield from overdue(queue)
+    letters = yield from due_letters(queue)
+    yield from fire(queue)
+    return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",)))), letters
+
+
+def overdue(queue: AsyncQueue) -> Op[None]:
+    """Deal with leases, deadlines and jobs that waited for others, in every scope."""
     yield from _leases(queue)
     yield from _deadlines(queue)
     yield from _blocked(queue)
-    letters = yield from due_letters(queue)
+
+
+def fire(queue: AsyncQueue) -> Op[None]:
+    """Add the jobs of this scope's schedules that are due."""
 
     def add(input: Any, options: Mapping[str, Any]) -> Op[None]:
         row = queue._scheduled(input, options)
@@ -84,7 +96,11 @@ def settled(queue: AsyncQueue) -> Op[tuple[bool, list[Letter]]]:
             yield from queue._ops.insert([row])
 
     yield from queue._schedules.fire(add)
-    return bool((yield from queue._ops.get_many([(PAUSED + queue._scope,)], ("id",)))), letters
+
+
+def recent(queue: AsyncQueue) -> datetime:
+    """Dead letters that were due by this moment are no longer sent."""
+    return moment(queue._engine.now() - KEPT)
 
 
 def due_letters(queue: AsyncQueue) -> Op[list[Letter]]:
@@ -92,8 +108,7 @@ def due_letters(queue: AsyncQueue) -> Op[list[Letter]]:
     to = queue._letters_to
     if to is None:
         return []
-    recent = moment(queue._engine.now() - KEPT)
-    where = And((Compare("scope", "=", queue._scope), Compare("letter_due", ">", recent)))
+    where = And((Compare("scope", "=", queue._scope), Compare("letter_due", ">", recent(queue))))
     rows = yield from queue._ops.select(where, (), names=TOLD, limit=AT_ONCE)
     letters = [Letter(row[0], row[1], _told(queue, row)) for row in rows]
     if to._engine is not queue._engine:

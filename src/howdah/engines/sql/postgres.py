@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
+from uuid import UUID
 
 import asyncpg
 
@@ -57,6 +58,7 @@ class PostgresEngine:
     ) -> None:
         self.dialect = PostgresDialect(schema)
         self.creates = create
+        self.ids: Callable[[], UUID] | None = None
         self.users: set[Any] = set()
         self.setup = Setup(self.dialect, create=create)
         self.place = place

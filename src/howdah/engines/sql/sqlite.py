@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
 import apsw
 
@@ -73,6 +74,7 @@ class SqliteEngine:
         self.durable = not memory
         self.dialect = SqliteDialect()
         self.creates = create
+        self.ids: Callable[[], UUID] | None = None
         self.users: set[Any] = set()
         self.setup = Setup(self.dialect, create=create)
         self.now = clock

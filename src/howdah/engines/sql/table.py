@@ -213,7 +213,10 @@ class SqlTable(TakingTable):
     def update(
         self, keys: Sequence[Key] | None, where: Criteria | None, patch: dict[str, Any], names: Sequence[str]
     ) -> Op[Rows]:
-        """Change the columns in ``patch`` of the rows with ``keys`` that match; the rows as they are now."""
+        """Change the columns in ``patch`` of the rows with ``keys`` that match; the rows as they are now.
+
+        A version column that is not among them grows by one."""
+        counts = None if self.schema.version in patch else self.schema.version
         if any(n in patch for index in self.schema.unique for n in index):
             yield from self._make_room()
         indexed = {*(self.text.columns if self.text else ()), *(c.name for c in self.versioned)}
@@ -221,6 +224,8 @@ class SqlTable(TakingTable):
         if not indexed & patch.keys():
             params = Params(self.dialect)
             sets = ", ".join(f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in patch.items())
+            if counts is not None:
+                sets += f", {quote(counts)} = t.{quote(counts)} + 1"
             more = [self.keys_test(keys, params)] if keys is not None else []
             condition = self.condition(where, params, *more)
             return (yield Stmt(f"UPDATE {self.name} AS t SET {sets}{condition} RETURNING {returning}", params.values))
@@ -236,6 +241,8 @@ class SqlTable(TakingTable):
             made = list(row)
             for name, value in patch.items():
                 made[self.schema.names.index(name)] = value
+            if counts is not None:
+                made[self.schema.names.index(counts)] += 1
             changed.append(made)
         yield from self._put_indexed(changed)
         places = [self.schema.names.index(n) for n in names]
@@ -268,19 +275,26 @@ class SqlTable(TakingTable):
     ) -> Op[tuple[DriverRow, bool]]:
         """Overwrite the row with the same unique value in place, or insert; whether it was inserted."""
         yield from self._make_room()
-        key = ", ".join(f"t.{quote(k)}" for k in self.schema.key)
+        counts = self.schema.version
+        columns = (*self.schema.key, *(() if counts is None else (counts,)))
+        chosen = ", ".join(f"t.{quote(n)}" for n in columns)
+        places = [self.schema.names.index(n) for n in columns]
         while True:
             params = Params(self.dialect)
             same = " AND ".join(
                 f"t.{quote(n)} = {params.add(row[self.schema.names.index(n)], self.schema.by_name[n].kind)}" for n in on
             )
-            rows = yield Stmt(f"SELECT {key} FROM {self.name} t WHERE {same}{self._for_update}", params.values)
+            rows = yield Stmt(f"SELECT {chosen} FROM {self.name} t WHERE {same}{self._for_update}", params.values)
             if rows:
-                for place, value in zip(self.key_places, rows[0], strict=True):
+                for place, value in zip(places, rows[0], strict=True):
                     row[place] = value
+                if counts is not None:
+                    row[places[-1]] += 1
                 yield from self.put([row])
                 return row, False
             fresh = yield from generate()
+            if counts is not None:
+                fresh[places[-1]] = 1
             if (yield from self._insert_unless(fresh, on)):
                 return fresh, True
 
