@@ -18,19 +18,30 @@ ClientKeys = Literal["if-missing", "never", "always"]
 
 UNSORTABLE: Final = frozenset({"bytes", "json", "vector", "sparse"})
 MAX_DIM: Final = {"float32": 16_000, "float16": 16_000, "int8": 16_000}
+MOST_WHOLE: Final = 2000
+"""The longest vectors that pgvector indexes as they are."""
+MOST_INDEXED: Final = 4000
+"""The longest that it indexes with 16 bits a number; longer ones are scanned exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class HNSW:
-    """Approximate nearest-neighbour index: ``m`` links a node, ``ef_construction`` and ``ef`` candidates."""
+    """Approximate nearest-neighbour index: ``m`` links a node, ``ef_construction`` and ``ef`` candidates.
+
+    ``quantize="half"`` keeps 16 bits of each number in the index, which then is half as large; what it finds is ranked anew
+    by the vectors as they are stored. Vectors of more than 2,000 numbers, and SQLite, always do so.
+    """
 
     m: int = 16
     ef_construction: int = 64
     ef: int = 100
+    quantize: Literal["half"] | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.m <= 100 or not self.m * 2 <= self.ef_construction <= 1000 or not 1 <= self.ef <= 1000:
             raise InvalidInput("HNSW: expected 2 <= m <= 100, 2*m <= ef_construction <= 1000, 1 <= ef <= 1000")
+        if self.quantize not in (None, "half"):
+            raise InvalidInput(f"HNSW: quantize={self.quantize!r}: expected 'half' or None")
 
 
 class Auto:
@@ -56,6 +67,18 @@ class VectorType:
             )
         if self.metric not in ("cosine", "l2", "ip"):
             raise InvalidInput(f"metric {self.metric!r}: expected 'cosine', 'l2' or 'ip'")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether an index holds less of each number than is stored."""
+        asked = self.index is not None and (self.index.quantize is not None or self.dim > MOST_WHOLE)
+        return asked and self.dtype == "float32"
+
+    def hnsw(self) -> list[Any] | None:
+        """JSON form of the index."""
+        if self.index is None:
+            return None
+        return [self.index.m, self.index.ef_construction, *(["half"] if self.quantized else [])]
 
 
 def vector(
@@ -182,7 +205,7 @@ class Schema:
                     "dim": c.vector.dim if c.vector else None,
                     "dtype": c.vector.dtype if c.vector else None,
                     "metric": c.vector.metric if c.vector else None,
-                    "hnsw": [c.vector.index.m, c.vector.index.ef_construction] if c.vector and c.vector.index else None,
+                    "hnsw": c.vector.hnsw() if c.vector else None,
                     **({"encrypted": c.encrypted} if c.encrypted else {}),
                 }
                 for c in self.columns
@@ -313,7 +336,11 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> Schema:
     for c in spec["columns"]:
         kind = None
         if c["dim"] is not None:
-            index = None if c["hnsw"] is None else HNSW(m=c["hnsw"][0], ef_construction=c["hnsw"][1])
+            index = (
+                None
+                if c["hnsw"] is None
+                else HNSW(m=c["hnsw"][0], ef_construction=c["hnsw"][1], quantize=(c["hnsw"][2:] or [None])[0])
+            )
             kind = VectorType(c["dim"], c["dtype"], c["metric"], index, sparse=c["kind"] == "sparse")
         encrypted = c.get("encrypted")
         columns.append(Column(c["name"], c["kind"], c["nullable"], MISSING, c["auto"], kind, encrypted))

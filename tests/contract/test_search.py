@@ -483,6 +483,30 @@ def test_own_model_and_options(store: Store) -> None:
         store.vectors("x", dim=2, metric="hamming")  # type: ignore[arg-type]
 
 
+def test_quantized_indexes_rank_by_what_is_stored(store: Store, engine: str) -> None:
+    rng = np.random.default_rng(5)
+    whole = store.vectors("whole", dim=24)
+    half = store.vectors("half", dim=24, index=HNSW(quantize="half"))
+    close = rng.standard_normal(24).astype(np.float32)
+    rows = [Vector(f"k{i}", close + rng.standard_normal(24).astype(np.float32) * 1e-5) for i in range(200)]
+    for kv in (whole, half):
+        kv.put_many([Vector(r.key, r.dense) for r in rows])
+    exact = [(h.key, h.score) for h in whole.search(close, limit=200, exact=True)]
+    found = half.search(close, limit=200)
+    # With 16 bits a number these are all the same.
+    assert [(h.key, h.score) for h in found] == exact
+    assert half.search(close, limit=5).plan["dense"] == ("hnsw" if engine in ("pg", "server") else found.plan["dense"])
+    long = store.vectors("long", dim=3000)
+    long.put_many([Vector(f"k{i}", rng.standard_normal(3000)) for i in range(20)])
+    wanted = rng.standard_normal(3000)
+    assert [h.key for h in long.search(wanted)] == [h.key for h in long.search(wanted, exact=True)]
+    store.vectors("later", dim=3).put(Vector("a", [1, 2, 3]))
+    later = store.vectors("later", dim=3, index=HNSW(quantize="half"))
+    assert [h.key for h in later.search([1, 2, 3])] == ["a"]
+    with pytest.raises(InvalidInput, match="quantize"):
+        HNSW(quantize="quarter")  # type: ignore[arg-type]
+
+
 def test_paging_counting_and_deleting_vectors(store: Store) -> None:
     kv = store.vectors("p", dim=2)
     kv.put_many([Vector(f"k{i}", [i, 1], metadata={"even": i % 2 == 0}) for i in range(10)])

@@ -27,7 +27,9 @@ class FairQueue(AsyncQueue):
     def __init__(self, engine: Engine, name: str, fair_by: str | Sequence[str], *, prefix: str = "") -> None:
         columns = [fair_by] if isinstance(fair_by, str) else fair_by
         if not isinstance(columns, (list, tuple)) or not columns:
-            raise InvalidInput(f"fair_by={fair_by!r:.60}: expected the name of a column of the scopes, or a list of names")
+            raise InvalidInput(
+                f"fair_by={fair_by!r:.60}: expected the name of a column of the scopes, or a list of names"
+            )
         self._columns = tuple(check_name(c, "fair_by") for c in columns)
         super().__init__(engine, name, prefix=prefix)
         self._plain = AsyncQueue(engine, name, prefix=prefix)

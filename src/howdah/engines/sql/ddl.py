@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import SetupRequired
-from ...schema import Column, SparseIndex
+from ...schema import MOST_INDEXED, Column, SparseIndex, VectorType
 from .changes import CHANNEL
 from .dialect import derived_name, quote, text_literal
 from .table import DOC, STALE, SqlTable, version_column
@@ -71,6 +71,12 @@ def _doc_index(table: SqlTable) -> list[str]:
     return [f"CREATE UNIQUE INDEX {quote(derived_name(table.physical, 'doc'))} ON {table.name} ({quote(DOC)})"]
 
 
+def _indexed(hnsw: list[Any] | None, wanted: VectorType) -> bool:
+    """Whether the recorded index serves the searches that are declared."""
+    now = wanted.hnsw()
+    return now is None or (hnsw is not None and hnsw[2:] == now[2:])
+
+
 def vector_index(table: SqlTable, column: Column) -> list[str]:
     """The index of one vector column: HNSW in Postgres, a numbering for Howdah's own segments elsewhere."""
     if column.kind != "vector":
@@ -81,13 +87,14 @@ def vector_index(table: SqlTable, column: Column) -> list[str]:
         return [f"CREATE UNIQUE INDEX {name} ON {table.name} ({quote(version_column(column.name))})"]
     if kind is None or kind.index is None:
         return []
-    if kind.dim > (2000 if kind.dtype == "float32" else 4000):
-        return []  # pgvector's HNSW takes no longer vectors; they are scanned exactly
-    stored = "vector" if kind.dtype == "float32" else "halfvec"
+    if kind.dim > MOST_INDEXED:
+        return []
+    stored = "vector" if kind.dtype == "float32" and not kind.quantized else "halfvec"
     operators = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}[kind.metric]
     schema = quote(table.dialect.vector_schema)  # type: ignore[union-attr]  # the Postgres dialect
+    given = f"({quote(column.name)}::{schema}.halfvec({kind.dim}))" if kind.quantized else quote(column.name)
     return [
-        f"CREATE INDEX {name} ON {table.name} USING hnsw ({quote(column.name)} {schema}.{stored}_{operators})"
+        f"CREATE INDEX {name} ON {table.name} USING hnsw ({given} {schema}.{stored}_{operators})"
         f" WITH (m = {kind.index.m}, ef_construction = {kind.index.ef_construction})"
     ]
 
@@ -188,11 +195,13 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
                 plan.statements.extend(table.numbers.ddl())
             plan.statements.extend(vector_index(table, column))
         elif (
-            before[column.name]["hnsw"] is None
-            and column.vector
-            and column.vector.index
+            column.vector
+            and not _indexed(before[column.name]["hnsw"], column.vector)
             and table.dialect.name == "postgres"
         ):
+            plan.statements.append(
+                f"DROP INDEX IF EXISTS {table.dialect.qualify(derived_name(table.physical, 'vec', column.name))}"
+            )
             plan.statements.extend(vector_index(table, column))
     known = [tuple(i) for i in old["indexes"]]
     plan.statements.extend(index(table, i) for i in table.schema.built_indexes() if i not in known)
@@ -298,7 +307,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _fits(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Whether a column is as declared; an index on its vectors may be there unasked, or with other settings."""
-    if stored is None or (stored["hnsw"] is None and wanted["hnsw"] is not None):
+    if stored is None or (wanted["hnsw"] and (stored["hnsw"] is None or stored["hnsw"][2:] != wanted["hnsw"][2:])):
         return False
     return {**stored, "hnsw": None} == {**wanted, "hnsw": None}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...criteria import Criteria
-from ...schema import Column, Schema
+from ...schema import MOST_INDEXED, Column, Schema
 from ..base import Op, Stmt
 from .compile import SqlDialect
 from .dialect import Params, PostgresDialect, quote
@@ -18,6 +18,7 @@ _OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}
 
 
 MOST = 100
+"""Statements that are kept, by column and limit."""
 
 
 class PostgresTable(SearchableTable):
@@ -46,12 +47,14 @@ class PostgresTable(SearchableTable):
         assert column.vector is not None
         if limit is None:
             return (yield from scan(self, column, query, where, None))
-        if column.kind == "sparse" or exact or column.vector.index is None or not np.any(query):
+        no_index = column.kind == "sparse" or column.vector.index is None or column.vector.dim > MOST_INDEXED
+        if exact or no_index or not np.any(query):
             return (yield from self._nearest(column, query, where, limit, exact=True))
         if where is not None and (yield from self.count_to(where, EXACT + 1)) <= EXACT:
             return (yield from self._nearest(column, query, where, limit, exact=True))
+        assert column.vector.index is not None
         if self._local_settings or ef is not None:
-            wanted = max(ef or column.vector.index.ef, min(limit, 1000))
+            wanted = max(ef or column.vector.index.ef, min(self._candidates(column, limit), 1000))
             yield Stmt(
                 "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', $1, true)",
                 (str(wanted),),
@@ -61,6 +64,11 @@ class PostgresTable(SearchableTable):
         if len(found.rows) < limit or beyond:
             return (yield from self._nearest(column, query, where, limit, exact=True))
         return found
+
+    def _candidates(self, column: Column, limit: int) -> int:
+        """How many rows to take from an index whose order may not be that of the vectors."""
+        assert column.vector is not None
+        return max(2 * limit, limit + 32) if column.vector.quantized else limit
 
     def _nearest(self, column: Column, query: Any, where: Criteria | None, limit: int, *, exact: bool) -> Op[Found]:
         assert column.vector is not None and isinstance(self.dialect, PostgresDialect)
@@ -73,14 +81,17 @@ class PostgresTable(SearchableTable):
         params = Params(self.dialect, [encode(wanted)])
         schema = quote(self.dialect.vector_schema)
         name = f"t.{quote(column.name)}"
-        away = f"{name} OPERATOR({schema}.{_OPERATORS[column.vector.metric]}) $1"
         condition = self.condition(where, params, f"{name} IS NOT NULL")
-        order = away
+        order = away = f"{name} OPERATOR({schema}.{_OPERATORS[column.vector.metric]}) $1"
+        count = limit if exact else self._candidates(column, limit)
+        if not exact and column.vector.quantized:
+            half = f"::{schema}.halfvec({column.vector.dim})"
+            order = f"{name}{half} OPERATOR({schema}.{_OPERATORS[column.vector.metric]}) $1::{schema}.vector{half}"
         if exact:
             # An expression that no index serves; a zero vector has no cosine, which counts as 0.
             keys = ", ".join(self.dialect.order(f"t.{quote(k)}", False, False) for k in self.schema.key)
             order = f"coalesce(nullif({away}, 'NaN'::float8), 1), {keys}"
-        sql = f"SELECT {self._selection} FROM {self.name} t{condition} ORDER BY {order} LIMIT {limit}"
+        sql = f"SELECT {self._selection} FROM {self.name} t{condition} ORDER BY {order} LIMIT {count}"
         if where is None and not exact and self.schema.ttl is None:
             if len(self._plain) > MOST:
                 self._plain.clear()
