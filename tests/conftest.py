@@ -19,6 +19,7 @@ from howdah.blocking.runner import Portal
 from howdah.blocking.store import Store
 from howdah.engines.sql.embedded import EmbeddedServer
 from howdah.store import AsyncStore, open_engine
+from tests.s3 import BUCKET, S3Server
 
 ENGINES = ("memory", "sqlite", "sqlite-loop", "files", "pg", "server")
 PERSISTENT = ("sqlite", "files", "pg", "server")
@@ -33,6 +34,7 @@ class Servers:
         self._open: dict[str, EmbeddedServer] = {}
         self.stores: list[Store] = []
         self.port = 0
+        self._s3: S3Server | None = None
 
     def embedded(self) -> str:
         """URL of an embedded Postgres that stays up for the session."""
@@ -59,7 +61,16 @@ class Servers:
             self._open["server"] = server
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
+    def s3(self) -> S3Server:
+        """An S3 server that stays up for the session."""
+        if self._s3 is None:
+            self._s3 = S3Server(self.root / "s3")
+            self._s3.open()
+        return self._s3
+
     def close(self) -> None:
+        if self._s3 is not None:
+            self._s3.close()
         for store in self.stores:
             store.close()
         for server in self._open.values():
@@ -92,6 +103,15 @@ def url_for(servers: Servers, tmp_path: Path) -> Callable[[str], str]:
         return f"{base}?schema={number}"
 
     return make
+
+
+@pytest.fixture
+def s3(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a fresh place on an S3 server, which the environment names."""
+    server = servers.s3()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/t{os.getpid()}_{next(_numbers)}"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Data sets as read-only tables: splits on a datasets server (Hugging Face's protocol), JSONL and Parquet files.
+"""Data sets as read-only tables: splits on a datasets server (Hugging Face's protocol), JSONL and Parquet files, objects too.
 
 The rows are read once, when the table is opened, into a store in memory, and answer every query from there; nothing is
 dropped silently: a set of more than ``max_scan`` rows is ``Unsupported``, a cell that the server cut off is an error.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from .errors import BackendError, InvalidInput, InvalidValue, ModelUnavailable, NotFound, SetupRequired, Unsupported
+from .objects.client import read
 from .pages import check_limit
 from .readonly import ReadOnly
 from .rows import RowType
@@ -164,38 +165,46 @@ def _guess(values: Sequence[Any]) -> Kind:
     return "json"
 
 
-def _jsonl(path: Path) -> tuple[list[Column], Rows, int]:
-    found: list[dict[str, Any]] = []
+def _read(place: str) -> bytes:
+    """A whole file: a path, or the URL of an object."""
+    if "://" in place:
+        return read(place)
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise InvalidValue(f"{path}: line {number} is no JSON object")
-                    found.append(row)
+        return Path(place).read_bytes()
     except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file") from error
+        raise NotFound(f"{place}: no such file") from error
     except OSError as error:
-        raise BackendError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise BackendError(f"{place}: cannot be read: {error.strerror or error}") from error
+
+
+def _jsonl(place: str) -> tuple[list[Column], Rows, int]:
+    found: list[dict[str, Any]] = []
+    number = 0
+    try:
+        for number, line in enumerate(_read(place).decode().split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise InvalidValue(f"{place}: line {number} is no JSON object")
+                found.append(row)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"{path}: line {len(found) + 1} is no JSON: {error}") from error
+        raise InvalidValue(f"{place}: line {number} is no JSON: {error}") from error
     names = list(dict.fromkeys(n for row in found for n in row))
     columns = [Column(n, _guess([row.get(n) for row in found]), nullable=True) for n in names]
     return columns, ({INDEX: i, **row} for i, row in enumerate(found)), len(found)
 
 
-def _parquet(path: Path) -> tuple[list[Column], Rows, int]:
+def _parquet(place: str) -> tuple[list[Column], Rows, int]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ModelUnavailable("Parquet files need a reader: pip install 'howdah[datasets]'") from error
+    whole = _read(place)
     try:
-        table = parquet.read_table(path)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file") from error
+        table = parquet.read_table(pyarrow.BufferReader(whole))
     except Exception as error:
-        raise BackendError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise BackendError(f"{place}: cannot be read as Parquet: {error}") from error
     found = table.to_pylist()
     columns = [Column(n, _guess(table.column(n).to_pylist()), nullable=True) for n in table.column_names]
     return columns, ({INDEX: i, **row} for i, row in enumerate(found)), len(found)
@@ -221,7 +230,7 @@ def _load(
     if kind in ("jsonl", "parquet"):
         if where is not None or config is not None:
             raise InvalidInput("where= and config= are for data sets on a server")
-        columns, rows, total = (_jsonl if kind == "jsonl" else _parquet)(Path(place))
+        columns, rows, total = (_jsonl if kind == "jsonl" else _parquet)(place)
     else:
         columns, rows, total = _hub(_Server(base_url, name, token, timeout), config, split, where or {})
     if most is not None and total > most:
@@ -291,11 +300,13 @@ def open(
     base_url: str = SERVER,
     timeout: float = 30,
 ) -> Table[Any]:
-    """A read-only table over a data set: ``"org/name"`` on a datasets server, ``"jsonl:PATH"`` or ``"parquet:PATH"``.
+    """A read-only table over a data set: ``"org/name"`` on a datasets server, ``"jsonl:PATH"`` or ``"parquet:PATH"``,
+    where a path may be the URL of an object, ``s3://bucket/name``.
 
     ``where`` holds equalities that are sent along (``None`` means null); everything else is asked of the table. ``key`` is
     the column that tells rows apart (default ``row_idx``). Raises ``Unsupported`` for more than ``max_scan`` rows and for
-    every write, ``NotFound`` for an unknown set, ``BackendError`` when the server fails six times.
+    every write, ``NotFound`` for an unknown set, ``BackendError`` when the server fails six times. NaN and infinity become
+    null.
     """
     from .blocking.connect import connect
     from .blocking.table import Table as BlockingTable

@@ -551,7 +551,8 @@ def test_streams_replay_and_follow(queue: Queue, clock: Clock) -> None:
     reader.join(20)
     assert events == [None, "x", "second attempt", "live"]
     clock.now += 31
-    assert list(queue.stream(id)) == []
+    with pytest.raises(howdah.LimitExceeded, match="30 seconds"):
+        list(queue.stream(id))
     with pytest.raises(howdah.JobNotFound):
         list(queue.stream("unknown"))
 

@@ -185,3 +185,22 @@ def test_parquet(tmp_path: Path) -> None:
     assert table.get("a") == {"row_idx": 0, "id": "a", "n": 1, "v": [1.0]}
     with pytest.raises(NotFound):
         datasets.open(f"parquet:{tmp_path / 'y.parquet'}")
+
+
+def test_objects(s3: str, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import obstore
+    from obstore.store import from_url
+
+    parquet.write_table(pyarrow.table({"id": ["a", "b"]}), tmp_path / "x.parquet")
+    area = from_url(s3)
+    obstore.put(area, "x.parquet", tmp_path / "x.parquet")
+    obstore.put(area, "x.jsonl", b'{"id": "\xc3\xbc"}\n')
+    assert datasets.open(f"parquet:{s3}/x.parquet", key="id").count() == 2
+    assert datasets.open(f"jsonl:{s3}/x.jsonl").query().all() == [{"row_idx": 0, "id": "ü"}]
+    for name in ("jsonl", "parquet"):
+        with pytest.raises(NotFound):
+            datasets.open(f"{name}:{s3}/nothing")
+        with pytest.raises(howdah.BackendError):
+            datasets.open(f"{name}:nonsense://x/y")

@@ -127,8 +127,8 @@ class Queue:
     def stream(self, id: str, *, since: int = 0) -> Iterator[Any]:
         """The events of a job after number ``since``, then those that come, until it has finished.
 
-        The last 8 MiB of a job's events are kept, until 30 seconds after its end: a stream opened later is empty. Raises
-        ``JobNotFound``, and ``LimitExceeded`` when events after ``since`` had to make room for newer ones.
+        The last 8 MiB of a job's events are kept, until 30 seconds after its end. Raises ``JobNotFound``, and
+        ``LimitExceeded`` when the job ended longer ago, or events after ``since`` had to make room for newer ones.
         """
         return iterate(self._run, self._async.stream(id, since=since))
 

@@ -58,6 +58,22 @@ class ObjectArea:
             raise Unsupported(f"this object storage signs no URLs: {error}") from error
 
 
+def read(url: str) -> bytes:
+    """The object of a URL such as ``s3://bucket/name``."""
+    folder, _, name = url.rpartition("/")
+    try:
+        import obstore
+        import obstore.store
+    except ImportError as error:
+        raise InvalidInput("object storage needs an extra: pip install 'howdah[objects]'") from error
+    try:
+        return bytes(obstore.get(obstore.store.from_url(folder), name).bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"{url}: no such object") from error
+    except Exception as error:
+        raise BackendError(f"{url}: could not be read: {error}") from error
+
+
 def open_area(at: Any) -> ObjectArea:
     """The area of an obstore store, or of a URL such as ``s3://bucket/prefix`` or ``file:///dir``."""
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Compare, Criteria, In, Null, Or
 from ..engines.base import Engine, Op, Patches, Take, innermost
-from ..errors import Error, InvalidInput, JobNotFound, Timeout
+from ..errors import Error, InvalidInput, JobNotFound, LimitExceeded, Timeout
 from ..naming import store_table
 from ..pages import check_limit
 from ..rows import RowType
@@ -26,7 +26,7 @@ from .finding import Finding
 from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
 from .settling import RESET, Letter, due_letters, patches, recent, sent, settled
-from .stream import Streams
+from .stream import AFTER, Streams
 
 log = logging.getLogger("howdah")
 SETTLE_EVERY = 0.25
@@ -378,11 +378,14 @@ class AsyncQueue(Adding, Finding):
     async def stream(self, id: str, *, since: int = 0) -> AsyncIterator[Any]:
         """The events of a job after number ``since``, then those that come, until it has finished.
 
-        The last 8 MiB of a job's events are kept, until 30 seconds after its end: a stream opened later is empty. Raises
-        ``JobNotFound``, and ``LimitExceeded`` when events after ``since`` had to make room for newer ones.
+        The last 8 MiB of a job's events are kept, until 30 seconds after its end. Raises ``JobNotFound``, and
+        ``LimitExceeded`` when the job ended longer ago, or events after ``since`` had to make room for newer ones.
         """
-        if await self.get(id) is None:
+        found = await self.get(id)
+        if found is None:
             raise JobNotFound(f"queue {self._name!r} has no job {id}")
+        if found.completed_at is not None and found.completed_at <= moment(self._engine.now() - AFTER):
+            raise LimitExceeded(f"job {id} ended at {found.completed_at}: events are kept for {AFTER:.0f} seconds")
 
         async def finished() -> bool:
             job = await self.get(id)
