@@ -131,6 +131,7 @@ if TYPE_CHECKING:
         RetryableJobError as RetryableJobError,
         SerializationFailure as SerializationFailure,
         SetupRequired as SetupRequired,
+        SnapshotExpired as SnapshotExpired,
         SqlSyntaxError as SqlSyntaxError,
         StartupError as StartupError,
         TierError as TierError,
@@ -276,7 +277,7 @@ _WHERE: Final = {
     " EmptyCriteria Error ForeignKeyViolation Ignored InvalidCursor InvalidFilter InvalidInput InvalidKey InvalidLimit InvalidName InvalidPath"
     " InvalidValue JobAborted JobDisabled JobError JobNotFound Lagged LimitExceeded Locked ModelUnavailable NoCoveringIndex NotFound NotNullViolation PermanentJobError QueryError"
     " QuerySyntaxError QueryTimeout RetryableJobError SerializationFailure SetupRequired SqlSyntaxError StartupError"
-    " TierError TieringRefused Timeout TransactionError TypeMismatch UndefinedColumn UndefinedTable UnfilteredDelete UniqueViolation UnknownCollection"
+    " SnapshotExpired TierError TieringRefused Timeout TransactionError TypeMismatch UndefinedColumn UndefinedTable UnfilteredDelete UniqueViolation UnknownCollection"
     " UnknownColumn Unsupported WrongPassphrase",
     "hits": "Dense Hit Hits Sparse Text",
     "migrations": "Migration MigrationProgress",

@@ -295,5 +295,9 @@ class TierError(BackendError):
     """A tiered table's base cannot be read or written as it must."""
 
 
+class SnapshotExpired(Error):
+    """The version of a tiered table's base that was asked for is not kept any more."""
+
+
 class TieringRefused(Error):
     """A table that cannot be tiered, and why."""

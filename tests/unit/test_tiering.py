@@ -338,13 +338,11 @@ def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> 
     asyncio.run(main())
     with pytest.raises(Unsupported, match="view, function or script"):
         db.query("SELECT total()")
-    for sql in ("SELECT * FROM ONLY t", "SELECT xmin FROM t", "SELECT * FROM t FOR UPDATE", "TRUNCATE t", "ALTER TABLE t ADD z int",
-                "UPDATE t SET id = 5", "SELECT * FROM t TABLESAMPLE system (10)", "CREATE VIEW v AS SELECT * FROM t",
-                "DELETE FROM t WHERE id IN (SELECT id FROM t)", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
+    for sql in ("SELECT * FROM ONLY t", "SELECT xmin FROM t", "SELECT * FROM t, t u FOR UPDATE", "TRUNCATE t, p", "ALTER TABLE t ADD z int",
+                "SELECT * FROM t TABLESAMPLE system (10)", "CREATE VIEW v AS SELECT * FROM t",
+                "UPDATE t SET id = 5 FROM p WHERE p.id = t.id", "MERGE INTO t USING p ON p.id = t.id WHEN MATCHED THEN DELETE", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
         with pytest.raises(Unsupported):
             db.query(sql)
-    with pytest.raises(Unsupported):
-        db.copy_in("t", [(1,)])
     db.query("CREATE INDEX ON t (n)")
     assert db.query("SELECT count(*) FROM t")[0][0] == 20
     assert sum(1 for _ in db.stream("SELECT * FROM t", chunk=3)) == 20
@@ -454,9 +452,8 @@ def test_no_way_in_doubles_a_row(db: Database, database_url: str, tmp_path: Path
     with pytest.raises(Unsupported):
         db.execute("CREATE FUNCTION put() RETURNS void LANGUAGE sql AS 'INSERT INTO t (id) VALUES (1)'; SELECT put()")
     with Database.open(database_url) as fresh:
-        for call in (lambda: fresh.copy_in("t", [(1,)], columns=["id"]), lambda: fresh.execute("TRUNCATE t")):
-            with pytest.raises(Unsupported):
-                call()
+        with pytest.raises(UniqueViolation):
+            fresh.copy_in("t", [(1,)], columns=["id"])
         out: list[bytes] = []
         assert fresh.copy_out("t", out.append) == 20
         assert fresh.copy_out("SELECT id FROM t WHERE id < $1", out.append, 5) == 4
@@ -472,7 +469,7 @@ def test_an_error_after_an_insert_cannot_be_committed(
     make(db, tmp_path, 20)
     db.flush()
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise TierError("the disk is gone")
 
     monkeypatch.setattr("howdah.database.overlay.run.base.read", broken)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from ..database.database import PATIENCE, AsyncDatabase, T
-from ..database.overlay.manage import Flushed, TierStatus
+from ..database.overlay.flush import Flushed
+from ..database.overlay.manage import (
+    TierSnapshot,
+    TierStatus,
+)
 from ..database.rows import Checkpointed, DatabaseStatus, Notification
 from ..database.transaction import Isolation
 from ..errors import Conflict
@@ -50,17 +55,25 @@ class Database(Statements):
         self,
         table: str,
         *,
-        location: str,
+        location: str | os.PathLike[str],
         hot_for: float | timedelta = 300,
         flush_rows: int = 1000,
         flush_every: float | timedelta = 60,
         time_column: str | None = None,
+        partition_by: str | Sequence[str] | None = None,
+        sort_by: str | Sequence[str] | None = None,
+        archive_after: float | timedelta | None = None,
+        archive_location: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Let old rows of a table move to an Iceberg table in ``location``, an empty directory: any SQL still sees all of them.
+        """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
-        A row moves ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the
-        server keeps commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when a watcher flushes. Said
-        again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables). A row moves
+        ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the server keeps
+        commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when the flusher does. ``partition_by``
+        names columns or ``day(column)``, ``bucket(16, column)`` and the like (default: the day of the time column);
+        ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
+        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Said again, it changes
+        the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         return self._run(
             self._async.tier(
@@ -70,6 +83,10 @@ class Database(Statements):
                 flush_rows=flush_rows,
                 flush_every=flush_every,
                 time_column=time_column,
+                partition_by=partition_by,
+                sort_by=sort_by,
+                archive_after=archive_after,
+                archive_location=archive_location,
             )
         )
 
@@ -82,15 +99,30 @@ class Database(Statements):
         return self._run(self._async.flush(table))
 
     def tiers(self) -> list[TierStatus]:
-        """The tiered tables: rows that are hot, due to move and in the base, last flush, last error."""
+        """The tiered tables: rows that are hot, due to move and in the base, its size, last flush, last error."""
         return self._run(self._async.tiers())
+
+    def snapshots(self, table: str) -> list[TierSnapshot]:
+        """The versions of a tiered table's base that can still be read, the newest first."""
+        return self._run(self._async.snapshots(table))
+
+    def expire_snapshots(self, table: str, *, older_than: float | timedelta = 7 * 86400, keep: int = 10) -> int:
+        """Forget versions older than so many seconds, but for the last ``keep``, and delete the files that none names; how
+        many. The flusher does so every day. Files younger than an hour stay: somebody may be reading them."""
+        return self._run(self._async.expire_snapshots(table, older_than=older_than, keep=keep))
+
+    @property
+    def flushed(self) -> Flushed:
+        """What the flusher of this database (``open(…, flusher=True)``) has moved."""
+        return self._async.flushed
 
     def listen(self, channel: str) -> Iterator[Notification]:
         """Messages of a channel from now on, on a connection of its own: ``async for note in db.listen("news")``."""
         return iterate(self._run, self._async.listen(channel))
 
     def checkpoint(self) -> Checkpointed:
-        """Write everything in memory to the server's files. Never needed for durability: a commit is on disk already."""
+        """Flush the tables whose policy says so, then write everything in memory to the server's files. Never needed for
+        durability: a commit is on disk already."""
         return self._run(self._async.checkpoint())
 
     def status(self) -> DatabaseStatus:
@@ -114,14 +146,18 @@ class Database(Statements):
         pool_size: int = 10,
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
+        flusher: bool = False,
     ) -> Self:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
-        ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks.
+        ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
+        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says.
         """
         return cls(
-            AsyncDatabase.open(url, timeout=timeout, pool_size=pool_size, extensions=extensions, on_notice=on_notice),
+            AsyncDatabase.open(
+                url, timeout=timeout, pool_size=pool_size, extensions=extensions, on_notice=on_notice, flusher=flusher
+            ),
             Portal(),
         )
 

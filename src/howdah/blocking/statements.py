@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
+from ..database.overlay.manage import Tier
 from ..database.rows import Executed, Row, Rows
 from ..database.statements import CHUNK, AsyncStatements, Duration
 from .runner import Runner, iterate
@@ -17,23 +19,43 @@ class Statements:
         self._async = inner
         self._run = run
 
-    def query(self, sql: str, *params: Any, timeout: Duration | None = None, exact: bool = False) -> Rows:
+    def query(
+        self,
+        sql: str,
+        *params: Any,
+        timeout: Duration | None = None,
+        exact: bool = False,
+        tier: Tier | None = None,
+        as_of: datetime | int | None = None,
+    ) -> Rows:
         """Run one statement with parameters ``$1``, ``$2``, …; its rows, with ``.columns`` and ``.affected``.
 
         Parameters have the statement's own types: lists for arrays, any JSON value for ``json`` and ``jsonb``, lists or
         arrays for vectors. Several statements at once are allowed without parameters; the rows are the last one's.
-        ``timeout`` (seconds) cancels it on the server; ``exact=True`` uses no vector index. Raises a ``QueryError`` with
-        SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput`` for parameters that do not fit.
+        ``timeout`` (seconds) cancels it on the server; ``exact=True`` uses no vector index. Of tiered tables ``tier`` reads
+        the ``"hot"``, ``"warm"`` or ``"cold"`` rows alone, or ``"all"`` (default: hot and warm), and ``as_of`` the base as
+        of a moment or snapshot. Raises a ``QueryError`` with SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput``
+        for parameters that do not fit.
         """
-        return self._run(self._async.query(sql, *params, timeout=timeout, exact=exact))
+        return self._run(self._async.query(sql, *params, timeout=timeout, exact=exact, tier=tier, as_of=as_of))
 
     def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         return self._run(self._async.execute(script, timeout=timeout))
 
-    def stream(self, sql: str, *params: Any, chunk: int = CHUNK, timeout: Duration | None = None) -> Iterator[Row]:
+    def stream(
+        self,
+        sql: str,
+        *params: Any,
+        chunk: int = CHUNK,
+        timeout: Duration | None = None,
+        tier: Tier | None = None,
+        as_of: datetime | int | None = None,
+    ) -> Iterator[Row]:
         """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot."""
-        return iterate(self._run, self._async.stream(sql, *params, chunk=chunk, timeout=timeout))
+        return iterate(
+            self._run, self._async.stream(sql, *params, chunk=chunk, timeout=timeout, tier=tier, as_of=as_of)
+        )
 
     def copy_in(
         self,

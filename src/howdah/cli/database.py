@@ -5,29 +5,25 @@ from __future__ import annotations
 import signal
 import threading
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Error, InvalidInput
+from ..errors import InvalidInput
 from .options import JsonOption, StoreOption
-from .output import emit_json, err, out, table as shown_table
+from .output import emit_json, out, table as shown_table
 
 if TYPE_CHECKING:
     from ..blocking.database import Database
-    from ..database.overlay.manage import Flushed
-
-LOOK = 1.0
-"""Seconds between two looks of a watcher."""
+    from ..database.overlay.flush import Flushed
 
 
-def _database(url: str | None) -> Database:
+def _database(url: str | None, **options: Any) -> Database:
     from ..blocking.database import Database
 
     if not url:
         raise InvalidInput("name a Postgres: --store pg:./data or --store postgresql://user@host/db (or HOWDAH_URL)")
-    return Database.open(url)
+    return Database.open(url, **options)
 
 
 def tiers(store: StoreOption = None, json: JsonOption = False) -> None:
@@ -40,12 +36,15 @@ def tiers(store: StoreOption = None, json: JsonOption = False) -> None:
     if not found:
         out.print("no table is tiered")
         return
-    shown = shown_table("table", "hot", "due", "warm", "last flush", "location")
+    shown = shown_table("table", "hot", "due", "warm", "files", "bytes", "lag", "last flush", "location")
     for one in found:
         last = "never" if one.flushed_at is None else f"{one.flushed_at:%Y-%m-%d %H:%M:%S}"
-        shown.add_row(one.table, f"{one.hot_rows:,}", f"{one.due_rows:,}", f"{one.warm_rows:,}", last, one.location)
+        size = (f"{one.files:,}", f"{one.bytes:,}", f"{one.lag:,.0f} s")
+        shown.add_row(
+            one.table, f"{one.hot_rows:,}", f"{one.due_rows:,}", f"{one.warm_rows:,}", *size, last, one.location
+        )
         if one.last_error:
-            shown.add_row("", "", "", "", "failed", one.last_error)
+            shown.add_row("", "", "", "", "", "", "", "failed", one.last_error)
     out.print(shown)
 
 
@@ -58,15 +57,19 @@ def flush(
     """Move rows that have cooled to object storage."""
     if watch and table is not None:
         raise InvalidInput("--watch looks after every tiered table: leave TABLE out")
-    with _database(store) as database:
-        done = _watch(database) if watch else database.flush(table)
+    done = _watch(store) if watch else _flush(store, table)
     if json:
         emit_json(asdict(done))
     else:
-        out.print(f"{done.rows:,} rows of {done.tables} tables moved")
+        out.print(f"{done.rows:,} rows of {done.tables} tables moved to {done.files} files")
 
 
-def _watch(database: Database) -> Flushed:
+def _flush(store: str | None, table: str | None) -> Flushed:
+    with _database(store) as database:
+        return database.flush(table)
+
+
+def _watch(store: str | None) -> Flushed:
     ended = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -74,16 +77,7 @@ def _watch(database: Database) -> Flushed:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    from ..database.overlay.manage import Flushed
-
-    total = Flushed()
-    while not ended.wait(LOOK):
-        try:
-            for one in database.tiers():
-                last = one.flushed_at or datetime.min.replace(tzinfo=UTC)
-                late = (datetime.now(UTC) - last).total_seconds() >= one.flush_every
-                if one.due_rows >= one.flush_rows or (one.due_rows and late):
-                    total += database.flush(one.table)
-        except Error as error:  # it shows in the status, too; the next look may do better
-            err.print(f"{error}", markup=False)
-    return total
+    with _database(store, flusher=True) as database:
+        database.start()
+        ended.wait()
+        return database.flushed

@@ -43,6 +43,16 @@ def _folded(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
+def columns_of(source: Any) -> list[str] | None:
+    """The columns that a source names itself."""
+    return arrow_columns(source) if is_arrow(source) else None
+
+
+def is_arrow(source: Any) -> bool:
+    """Whether a source is a table, batch or reader of pyarrow."""
+    return type(source).__module__.startswith("pyarrow") and hasattr(source, "schema")
+
+
 def _count(status: str) -> int:
     number = status.rpartition(" ")[2]
     return int(number) if number.isdigit() else 0
@@ -78,7 +88,7 @@ async def load(
     if cache is not None:
         cache.clear()
     try:
-        if type(source).__module__.startswith("pyarrow"):
+        if is_arrow(source):
             given = arrow_columns(source) if names is None else names
             rows = arrow_rows(source, given)
             return _count(await connection.copy_records_to_table(name, records=rows, columns=given, **about))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,8 +19,11 @@ from ..values import check_text, seconds
 from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
-from .overlay.manage import Flushed, Tiers, TierStatus, flush, status, tier, untier
+from .overlay.flush import Flushed, lease
+from .overlay.flusher import Flusher, flushed
+from .overlay.manage import Tiers, TierSnapshot, TierStatus, is_due, policy_of, snapshots, status, tier, untier
 from .overlay.run import Stale
+from .overlay.upkeep import expire
 from .rows import Checkpointed, DatabaseStatus, Notification
 from .server import Server
 from .session import Session
@@ -33,6 +37,8 @@ PATIENCE = 30.0
 class AsyncDatabase(AsyncStatements):
     """SQL on Postgres. ``AsyncDatabase.open(url)`` or ``store.database``; connects on first use, or by ``start()``."""
 
+    _alone = True
+
     def __init__(
         self,
         server: Callable[[], Awaitable[Server]],
@@ -41,6 +47,7 @@ class AsyncDatabase(AsyncStatements):
         pool_size: int = 10,
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
+        flusher: bool = False,
         lent: bool = False,
     ) -> None:
         if type(pool_size) is not int or pool_size < 1:
@@ -55,6 +62,7 @@ class AsyncDatabase(AsyncStatements):
         self._size = pool_size
         self._extensions = tuple(extensions)
         self._on_notice = on_notice
+        self._flusher = Flusher(self._flushing) if flusher else None
         self._starting: asyncio.Lock | None = None
         self._server: Server | None = None
         self._pool: Pool | None = None
@@ -71,15 +79,24 @@ class AsyncDatabase(AsyncStatements):
         pool_size: int = 10,
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
+        flusher: bool = False,
     ) -> AsyncDatabase:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
-        ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks.
+        ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
+        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says.
         """
         from .opening import finder
 
-        return cls(finder(url), timeout=timeout, pool_size=pool_size, extensions=extensions, on_notice=on_notice)
+        return cls(
+            finder(url),
+            timeout=timeout,
+            pool_size=pool_size,
+            extensions=extensions,
+            on_notice=on_notice,
+            flusher=flusher,
+        )
 
     def __repr__(self) -> str:
         return f"<database {self._server.place if self._server else 'not started'}>"
@@ -129,6 +146,14 @@ class AsyncDatabase(AsyncStatements):
                     raise _unreachable(error, server.place) from error
                 raise
             self._server, self._pool, self._state = server, pool, "open"
+            if self._flusher is not None:
+                self._flusher.start()
+
+    async def _flushing(self) -> Flushed:
+        """Flush what is due."""
+        async with self._using() as session:
+            await self._tiers.load(session)
+            return await flushed(session, [t for t in self._tiers.each() if await is_due(session, t)])
 
     async def _extend(self, server: Server) -> None:
         """Create the extensions that the server has, if this user may."""
@@ -199,18 +224,9 @@ class AsyncDatabase(AsyncStatements):
     ) -> AsyncIterator[Session]:
         session = await self._acquire()
         try:
-            if not block:
+            begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' if repeatable else ''}"
+            async with session.transaction(begin) if block else nullcontext():
                 yield session
-                return
-            await session.command(f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' if repeatable else ''}")
-            try:
-                yield session
-            except BaseException:
-                if not session.is_closed():
-                    with suppress(Error):
-                        await session.command("ROLLBACK")
-                raise
-            await session.command("COMMIT")
         finally:
             self._release(session)
 
@@ -220,6 +236,8 @@ class AsyncDatabase(AsyncStatements):
         before, self._state = self._state, "closed"
         if before != "open":
             return
+        if self._flusher is not None:
+            await self._flusher.stop()
         if self._calls:
             self._idle = asyncio.Event()
             with suppress(TimeoutError):
@@ -260,23 +278,38 @@ class AsyncDatabase(AsyncStatements):
         self,
         table: str,
         *,
-        location: str,
+        location: str | os.PathLike[str],
         hot_for: float | timedelta = 300,
         flush_rows: int = 1000,
         flush_every: float | timedelta = 60,
         time_column: str | None = None,
+        partition_by: str | Sequence[str] | None = None,
+        sort_by: str | Sequence[str] | None = None,
+        archive_after: float | timedelta | None = None,
+        archive_location: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Let old rows of a table move to an Iceberg table in ``location``, an empty directory: any SQL still sees all of them.
+        """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
-        A row moves ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the
-        server keeps commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when a watcher flushes. Said
-        again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables). A row moves
+        ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the server keeps
+        commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when the flusher does. ``partition_by``
+        names columns or ``day(column)``, ``bucket(16, column)`` and the like (default: the day of the time column);
+        ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
+        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Said again, it changes
+        the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
+        policy = policy_of(
+            hot_for=hot_for,
+            flush_rows=flush_rows,
+            flush_every=flush_every,
+            time_column=time_column,
+            partition_by=partition_by,
+            sort_by=sort_by,
+            archive_after=archive_after,
+            archive_location=archive_location,
+        )
         async with self._using() as session:
-            await tier(
-                session, table, location, hot_for=hot_for, flush_rows=flush_rows, flush_every=flush_every,
-                time_column=time_column,
-            )  # fmt: skip
+            await tier(session, table, location, policy)
             await self._tiers.load(session)
 
     async def untier(self, table: str) -> int:
@@ -289,18 +322,40 @@ class AsyncDatabase(AsyncStatements):
 
     async def flush(self, table: str | None = None) -> Flushed:
         """Move what has cooled, of one table or all; nothing of a table that another process flushes at this moment."""
-        total = Flushed()
         async with self._using() as session:
             await self._tiers.load(session)
-            for tiered in self._tiers.each() if table is None else [self._tiers.one(table)]:
-                total += await flush(session, tiered)
-        return total
+            return await flushed(session, self._tiers.each() if table is None else [self._tiers.one(table)])
 
     async def tiers(self) -> list[TierStatus]:
-        """The tiered tables: rows that are hot, due to move and in the base, last flush, last error."""
+        """The tiered tables: rows that are hot, due to move and in the base, its size, last flush, last error."""
         async with self._using() as session:
             await self._tiers.load(session)
             return [await status(session, t) for t in self._tiers.each()]
+
+    async def snapshots(self, table: str) -> list[TierSnapshot]:
+        """The versions of a tiered table's base that can still be read, the newest first."""
+        async with self._using() as session:
+            await self._tiers.load(session)
+            return await snapshots(session, self._tiers.one(table))
+
+    async def expire_snapshots(self, table: str, *, older_than: float | timedelta = 7 * 86400, keep: int = 10) -> int:
+        """Forget versions older than so many seconds, but for the last ``keep``, and delete the files that none names; how
+        many. The flusher does so every day. Files younger than an hour stay: somebody may be reading them."""
+        age = timedelta(seconds=seconds(older_than, "older_than", zero=True))
+        if type(keep) is not int or keep < 1:
+            raise InvalidInput(f"keep={keep!r}: expected an integer >= 1")
+        async with self._using() as session:
+            await self._tiers.load(session)
+            tiered = self._tiers.one(table)
+            async with lease(session, tiered) as mine:
+                if not mine:
+                    raise Conflict(f"{table}: another process changes its base at this moment: try again")
+                return await expire(session, tiered, age, keep)
+
+    @property
+    def flushed(self) -> Flushed:
+        """What the flusher of this database (``open(…, flusher=True)``) has moved."""
+        return Flushed() if self._flusher is None else self._flusher.done
 
     # Around ------------------------------------------------------------------------------------------------------
 
@@ -333,11 +388,14 @@ class AsyncDatabase(AsyncStatements):
             connection.terminate()
 
     async def checkpoint(self) -> Checkpointed:
-        """Write everything in memory to the server's files. Never needed for durability: a commit is on disk already."""
+        """Flush the tables whose policy says so, then write everything in memory to the server's files. Never needed for
+        durability: a commit is on disk already."""
         async with self._using() as session:
+            await self._tiers.load(session)
+            moved = await flushed(session, [t for t in self._tiers.each() if await is_due(session, t)])
             await session.command("CHECKPOINT")
             rows = await session.query("SELECT pg_current_wal_lsn()::text AS lsn", (), None)
-        return Checkpointed(rows[0]["lsn"])
+        return Checkpointed(rows[0]["lsn"], moved.tables, moved.rows, moved.files)
 
     async def status(self) -> DatabaseStatus:
         """Where the data is and how much there is."""

@@ -10,10 +10,20 @@ Row = Any
 """One row, a driver's record: ``row["name"]``, ``row[0]``, ``row.items()``, ``dict(row)``."""
 
 
+@dataclass(slots=True)
+class Reading:
+    """What a statement over tiered tables has read."""
+
+    tiers: tuple[str, ...] = ("hot",)
+    files: int = 0
+    bytes: int = 0
+    skipped: frozenset[str] = frozenset()
+
+
 class Rows(list[Row]):
     """The rows of one statement, in the server's order."""
 
-    __slots__ = ("_columns", "affected", "elapsed", "status")
+    __slots__ = ("_columns", "affected", "bytes_read", "elapsed", "files_read", "skipped", "status", "tiers")
 
     def __init__(
         self, rows: Sequence[Row], columns: Callable[[], tuple[str, ...]], status: str, elapsed: float
@@ -27,6 +37,25 @@ class Rows(list[Row]):
         """How many rows the statement returned or changed."""
         self.elapsed = elapsed
         """Seconds from sending the statement to its last row."""
+        self.tiers: tuple[str, ...] = ()
+        """The tiers of tiered tables that were asked, of ``hot``, ``warm`` and ``cold``."""
+        self.files_read = 0
+        """How many files of object storage were opened for it."""
+        self.bytes_read = 0
+        """Their size in bytes."""
+        self.skipped: tuple[str, ...] = ()
+        """The tiers that could hold more rows and were not asked."""
+
+    def told(self, reading: Reading) -> Rows:
+        """The same rows with what was read for them."""
+        self.tiers, self.files_read, self.bytes_read = reading.tiers, reading.files, reading.bytes
+        self.skipped = tuple(sorted(reading.skipped))
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row that could match was looked at."""
+        return not self.skipped
 
     @property
     def columns(self) -> tuple[str, ...]:

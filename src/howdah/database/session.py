@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import asyncpg
 import postgast
 
+from ..errors import Error
 from .failures import DRIVER_ERRORS, explain
 from .rows import Executed, Row, Rows
 
@@ -96,18 +98,23 @@ class Session:
         """Run statements one by one in a transaction, unless one is open or they hold their own."""
         parts = split(script)
         own = self.is_in_transaction() or any(controls(p) for p in parts)
-        if not own:
-            await self.command("BEGIN")
-        try:
+        async with nullcontext() if own else self.transaction():
             for part in parts:
                 rows = await self.query(part, (), timeout)
-        except BaseException:
-            if not own and not self.is_closed():
-                await self.command("ROLLBACK")
-            raise
-        if not own:
-            await self.command("COMMIT")
         return rows
+
+    @asynccontextmanager
+    async def transaction(self, begin: str = "BEGIN") -> AsyncIterator[None]:
+        """A transaction of ours: committed at the end of the block, rolled back on any exception."""
+        await self.command(begin)
+        try:
+            yield
+        except BaseException:
+            if not self.is_closed():
+                with suppress(Error):
+                    await self.command("ROLLBACK")
+            raise
+        await self.command("COMMIT")
 
     async def execute(self, script: str, timeout: float | None) -> Executed:
         """Run a script; the server takes it as one transaction unless it holds its own."""

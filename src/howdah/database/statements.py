@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from ..errors import Error, InvalidInput, Unsupported
+from ..errors import Error, InvalidInput, QueryError, Unsupported
 from ..values import check_text, seconds
 from . import copying
 from .failures import Gated
-from .overlay.manage import Tiers
+from .overlay.columns import quoted
+from .overlay.manage import Tier, Tiers
 from .overlay.planner import Plan
-from .overlay.run import Stale, read, run, stream
-from .rows import Executed, Row, Rows
+from .overlay.run import Call, Stale, check_as_of, inserted, read, run, stream
+from .overlay.tiered import Tiered
+from .rows import Executed, Reading, Row, Rows
 from .session import Session, controls, split
 
 Duration = float | timedelta
@@ -33,11 +33,24 @@ def check_sql(sql: object) -> str:
     return check_text(sql, "the statement")
 
 
+def _mode(tier: object, as_of: object) -> str:
+    """The planner's word for the tiers that are asked for."""
+    if check_as_of(as_of) is not None:
+        if tier is not None:
+            raise InvalidInput("give either tier= or as_of=: as_of reads the base")
+        return "past"
+    if tier not in (None, "hot", "warm", "cold", "all"):
+        raise InvalidInput(f"tier={tier!r:.40}: expected 'hot', 'warm', 'cold' or 'all'")
+    return "" if tier is None else str(tier)
+
+
 class AsyncStatements:
     """Statements over a session that ``_using`` lends."""
 
     _timeout: float | None
     _tiers: Tiers
+    _alone = False
+    """Whether each statement is a transaction of its own."""
 
     def _using(
         self, *, block: bool = False, repeatable: bool = False, stream: bool = False
@@ -49,32 +62,64 @@ class AsyncStatements:
     def _limit(self, timeout: Duration | None) -> float | None:
         return self._timeout if timeout is None else seconds(timeout, "timeout")
 
-    async def query(self, sql: str, *params: Any, timeout: Duration | None = None, exact: bool = False) -> Rows:
+    async def query(
+        self,
+        sql: str,
+        *params: Any,
+        timeout: Duration | None = None,
+        exact: bool = False,
+        tier: Tier | None = None,
+        as_of: datetime | int | None = None,
+    ) -> Rows:
         """Run one statement with parameters ``$1``, ``$2``, …; its rows, with ``.columns`` and ``.affected``.
 
         Parameters have the statement's own types: lists for arrays, any JSON value for ``json`` and ``jsonb``, lists or
         arrays for vectors. Several statements at once are allowed without parameters; the rows are the last one's.
-        ``timeout`` (seconds) cancels it on the server; ``exact=True`` uses no vector index. Raises a ``QueryError`` with
-        SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput`` for parameters that do not fit.
+        ``timeout`` (seconds) cancels it on the server; ``exact=True`` uses no vector index. Of tiered tables ``tier`` reads
+        the ``"hot"``, ``"warm"`` or ``"cold"`` rows alone, or ``"all"`` (default: hot and warm), and ``as_of`` the base as
+        of a moment or snapshot. Raises a ``QueryError`` with SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput``
+        for parameters that do not fit.
         """
-        text, limit = check_sql(sql), self._limit(timeout)
+        text, limit, mode = check_sql(sql), self._limit(timeout), _mode(tier, as_of)
         for again in (False, True):
             try:
-                plan = await self._planned(text)
+                plan = await self._planned(text, mode)
                 if plan is None:
                     return await self._straight(text, params, limit, exact)
                 if exact:
                     raise Unsupported("exact=True over a tiered table is not supported")
-                return await self._tiered(plan, params, limit)
+                if (
+                    plan.quick is not None
+                    and (rows := await self._quickly(plan, plan.quick, params, limit)) is not None
+                ):
+                    return rows
+                return await self._tiered(plan, Call(params, limit, as_of))
             except (Gated, Stale) as error:
                 if again or not await self._look_again(text, error):
                     raise
         raise AssertionError("the loop returns or raises")
 
-    async def _planned(self, sql: str) -> Plan | None:
+    async def _planned(self, sql: str, mode: str = "") -> Plan | None:
         """The plan of a statement that touches a tiered table."""
         await self._begun()
-        return self._tiers.plan(sql) if self._tiers.active else None
+        found = self._tiers.plan(sql, mode) if self._tiers.active else None
+        if found is None and mode in ("warm", "cold", "past"):
+            raise InvalidInput("tier= and as_of= are for statements over tiered tables")
+        return found
+
+    async def _quickly(self, plan: Plan, sql: str, params: tuple[Any, ...], limit: float | None) -> Rows | None:
+        """What the heap alone gives for a key, if that is all there is."""
+        if plan.kind != "insert":
+            rows = await self._straight(sql, params, limit, False)
+            return rows.told(Reading()) if rows.affected else None
+        if not self._alone:
+            return None
+        try:
+            return inserted(plan, await self._straight(sql, params, limit, False)).told(Reading())
+        except QueryError as error:
+            if error.sqlstate != "HW002":
+                raise
+            return None
 
     async def _begun(self) -> None:
         """Know which tables are tiered."""
@@ -83,9 +128,9 @@ class AsyncStatements:
         """After a statement met what this process did not know: whether it may go otherwise now. Not in a transaction."""
         return False
 
-    async def _tiered(self, plan: Plan, params: tuple[Any, ...], limit: float | None) -> Rows:
+    async def _tiered(self, plan: Plan, call: Call) -> Rows:
         async with self._using(block=True, repeatable=plan.kind == "read") as session:
-            return await run(session, plan, params, limit)
+            return await run(session, plan, call)
 
     async def _straight(self, text: str, params: tuple[Any, ...], limit: float | None, exact: bool) -> Rows:
         async with self._using(block=exact) as session:
@@ -117,22 +162,28 @@ class AsyncStatements:
             raise Unsupported("a script with BEGIN or COMMIT over tiered tables is not supported: use transaction()")
         async with self._using(block=True) as session:
             for part, plan in zip(parts, plans, strict=True):
-                await (session.query(part, (), limit) if plan is None else run(session, plan, (), limit))
+                await (session.query(part, (), limit) if plan is None else run(session, plan, Call((), limit)))
         return Executed(len(parts))
 
     async def stream(
-        self, sql: str, *params: Any, chunk: int = CHUNK, timeout: Duration | None = None
+        self,
+        sql: str,
+        *params: Any,
+        chunk: int = CHUNK,
+        timeout: Duration | None = None,
+        tier: Tier | None = None,
+        as_of: datetime | int | None = None,
     ) -> AsyncIterator[Row]:
         """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot."""
         text, limit = check_sql(sql), self._limit(timeout)
         if type(chunk) is not int or not 1 <= chunk <= 100_000:
             raise InvalidInput(f"chunk={chunk!r}: expected an integer from 1 to 100,000")
-        plan = await self._planned(text)
+        plan = await self._planned(text, _mode(tier, as_of))
         async with self._using(block=True, repeatable=plan is not None, stream=True) as session:
             rows = (
                 session.stream(text, params, chunk, limit)
                 if plan is None
-                else stream(session, plan, params, chunk, limit)
+                else stream(session, plan, Call(params, limit, as_of), chunk)
             )
             async for row in rows:
                 yield row
@@ -154,12 +205,31 @@ class AsyncStatements:
         ``source`` is a path, a file, bytes or an (async) iterable of bytes in the given ``format``; or rows: an iterable of
         tuples in the order of ``columns``, or a pyarrow table, batch or reader.
         """
-        if await self._planned(f"INSERT INTO {table} DEFAULT VALUES") is not None:
-            raise Unsupported(f"copy_in to the tiered table {table} is not supported: insert the rows")
+        plan = await self._planned(f"INSERT INTO {table} DEFAULT VALUES")
+        how = (format, header, delimiter, null, self._limit(timeout))
+        if plan is not None and plan.target is not None:
+            return await self._copy_tiered(plan.target, source, columns, *how)
         async with self._using() as session:
-            return await copying.load(
-                session, table, source, columns, format, header, delimiter, null, self._limit(timeout)
+            return await copying.load(session, table, source, columns, *how)
+
+    async def _copy_tiered(self, tiered: Tiered, source: Any, columns: Sequence[str] | None, *how: Any) -> int:
+        """Load rows beside a tiered table, then insert them."""
+        given = columns or copying.columns_of(source) or [c.name for c in tiered.columns if not c.generated]
+        names = ", ".join(map(quoted, given))
+        beside = f"pg_temp.howdah_copy_{tiered.oid}"
+        async with self._using(block=True) as session:
+            await session.command(f"DROP TABLE IF EXISTS {beside}")
+            await session.query(
+                f"CREATE TEMP TABLE {beside.partition('.')[2]} ON COMMIT DROP AS"
+                f" SELECT {names} FROM ONLY {tiered.table} WITH NO DATA",
+                (),
+                None,
             )
+            count = await copying.load(session, beside, source, list(given), *how)
+            made = self._tiers.plan(f"INSERT INTO {tiered.table} ({names}) SELECT {names} FROM {beside}")
+            assert made is not None
+            await run(session, made, Call((), how[-1]))
+        return count
 
     async def copy_out(
         self,
@@ -178,7 +248,7 @@ class AsyncStatements:
         plan = await self._planned(f"SELECT * FROM {text}" if whole else text)
         async with self._using(block=plan is not None, repeatable=True) as session:
             if plan is not None:
-                await read(session, plan, params)
+                await read(session, plan, Call(params, limit))
                 text = plan.sql
             return await copying.unload(session, text, target, params, format, header, delimiter, null, limit)
 
@@ -188,16 +258,6 @@ class AsyncStatements:
         plan = await self._planned(text)
         async with self._using(block=plan is not None, repeatable=True) as session:
             if plan is not None:
-                await read(session, plan, params)
+                await read(session, plan, Call(params, limit))
                 text = plan.sql
             return await copying.as_arrow(session, text, params, limit)
-
-
-async def in_thread(function: Any, *arguments: Any) -> Any:
-    """Run something that blocks off the event loop."""
-    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-
-
-def path_of(value: Any) -> str | None:
-    """The path that a value is, if it is one."""
-    return os.fspath(value) if isinstance(value, (str, os.PathLike)) else None

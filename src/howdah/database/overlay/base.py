@@ -6,14 +6,16 @@ What a crash leaves unnamed is never read.
 
 from __future__ import annotations
 
-import os
+import re
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from ...errors import StartupError, TierError
+from ...errors import InvalidInput, LimitExceeded, StartupError, TierError
+from . import place
 
 IDENTIFIER = "howdah.base"
 PROPERTIES = {
@@ -22,6 +24,30 @@ PROPERTIES = {
     "commit.manifest-merge.enabled": "true",
 }
 KEPT = 16
+_FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A version of the base: its metadata file and snapshot, what was added, and what there is in all."""
+
+    metadata: str
+    snapshot: int
+    files: int
+    bytes: int
+    total_files: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Rows of a base (Arrow; ``None`` when no file could hold any), and what was opened for them."""
+
+    rows: Any = None
+    files: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    """Files of the archive that could hold more and were not asked for."""
 
 
 def library() -> Any:
@@ -29,79 +55,159 @@ def library() -> Any:
     try:
         import pyiceberg.catalog.memory
         import pyiceberg.expressions
+        import pyiceberg.io.pyarrow
         import pyiceberg.table
+        import pyiceberg.transforms
+        import pyiceberg_core  # noqa: F401 - transforms of partitions need it
     except ImportError as error:
         raise StartupError("tiering needs its libraries: pip install 'howdah[tiering]'") from error
     return pyiceberg
 
 
-def check_location(location: str) -> str:
-    """The directory of a base, absolute; it must be empty or new, and writable."""
-    path = Path(location).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise TierError(f"{path}: the location of a tiered table must be empty")
-        probe = path / ".howdah"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise TierError(f"{path}: cannot be used as a location: {error.strerror}") from error
-    return str(path)
-
-
-def commit(location: str, metadata: str | None, schema: Any, rows: Any, dead: Any) -> tuple[str, int]:
-    """Drop the rows that the expression ``dead`` selects, add ``rows`` (Arrow), and give the new metadata file and snapshot."""
-    ice = library()
-    url, began = f"file://{quote(location)}", time.time()
-    catalog = ice.catalog.memory.InMemoryCatalog("howdah", warehouse=url)
-    try:
-        catalog.create_namespace("howdah")
-        if metadata is None:
-            table = catalog.create_table(IDENTIFIER, schema=schema, location=url, properties=PROPERTIES)
+def partition_fields(given: object) -> list[tuple[str, str, int]]:
+    """What a base is partitioned by: column, transform and its argument, from texts such as ``day(ts)`` or ``region``."""
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, (list, tuple)) or not all(isinstance(item, str) and item for item in given):
+        raise InvalidInput(
+            f"partition_by={given!r:.80}: expected columns, or day(column), bucket(16, column) and the like"
+        )
+    found = []
+    for item in given:
+        match = _FIELD.match(item)
+        assert match is not None
+        if match[1]:
+            found.append((match[2], match[1], 0))
+        elif match[3]:
+            if not 1 <= int(match[3]) <= 10_000:
+                raise InvalidInput(f"partition_by={item!r}: 1 to 10,000 buckets")
+            found.append((match[4], "bucket", int(match[3])))
         else:
-            table = catalog.register_table(IDENTIFIER, metadata)
-        with table.transaction() as change:
-            if dead is not None and metadata is not None:
-                change.delete(dead)
-            if rows is not None and rows.num_rows:
-                change.append(rows)
-    except OSError as error:
-        raise TierError(f"{location}: the base cannot be written: {error}") from error
+            found.append((match[5], "identity", 0))
+    return found
+
+
+def _transform(name: str, argument: int) -> Any:
+    of = library().transforms
+    if name == "bucket":
+        return of.BucketTransform(argument)
+    kinds = {"year": of.YearTransform, "month": of.MonthTransform, "day": of.DayTransform, "hour": of.HourTransform}
+    return kinds.get(name, of.IdentityTransform)()
+
+
+@contextmanager
+def told(location: str, what: str = "the base cannot be written") -> Iterator[None]:
+    """Errors of storage in Howdah's words."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise TierError(f"{location}: {what}: {error}") from error
+
+
+def change(
+    location: str, metadata: str | None, work: Callable[[Any], None], *, schema: Any = None, partition: Any = ()
+) -> Commit:
+    """Make a new version of the base by ``work(table)``, durable but not yet named."""
+    ice, began = library(), time.time()
+    known = place.properties(location)
+    catalog = ice.catalog.memory.InMemoryCatalog("howdah", warehouse=place.url(location), **known)
+    try:
+        with told(location):
+            catalog.create_namespace("howdah")
+            if metadata is None:
+                table = catalog.create_table(
+                    IDENTIFIER, schema=schema, location=place.url(location), properties=PROPERTIES
+                )
+                if partition:
+                    with table.update_spec() as spec:
+                        for column, name, argument in partition:
+                            spec.add_field(column, _transform(name, argument), f"{column}_{name}")
+            else:
+                table = catalog.register_table(IDENTIFIER, metadata)
+            work(table)
+            place.sync(location, began)
     finally:
         catalog.engine.dispose()
-    _sync(location, began)
-    snapshot = table.metadata.current_snapshot_id
-    return str(table.metadata_location), int(snapshot or 0)
+    snapshot = table.metadata.current_snapshot()
+    told_of = {} if snapshot is None or snapshot.summary is None else snapshot.summary.additional_properties
+
+    def number(name: str) -> int:
+        return int(told_of.get(name, 0))
+
+    return Commit(
+        str(table.metadata_location),
+        0 if snapshot is None else snapshot.snapshot_id,
+        number("added-data-files"),
+        number("added-files-size"),
+        number("total-data-files"),
+        number("total-files-size"),
+    )
 
 
-def _sync(location: str, began: float) -> None:
-    """Make what was written since then durable before Postgres names it; what is older was made so by its own commit."""
-    for folder, _, names in os.walk(location):
-        for name in (*names, "."):
-            if name != "." and os.stat(os.path.join(folder, name)).st_mtime < began - 60:
-                continue
-            number = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(number)
-            finally:
-                os.close(number)
+def commit(location: str, metadata: str | None, schema: Any, partition: Any, rows: Any, dead: Any) -> Commit:
+    """Drop the rows that the expression ``dead`` selects and add ``rows`` (Arrow)."""
+
+    def work(table: Any) -> None:
+        with table.transaction() as transaction:
+            if dead is not None and metadata is not None:
+                transaction.delete(dead)
+            if rows is not None and rows.num_rows:
+                transaction.append(rows)
+
+    return change(location, metadata, work, schema=schema, partition=partition)
 
 
 @lru_cache(KEPT)
-def _open(metadata: str) -> Any:
-    return library().table.StaticTable.from_metadata(metadata)
+def opened(metadata: str) -> Any:
+    """The version of a base that a metadata file describes."""
+    ice = library()
+    known = place.properties(metadata)
+    return ice.table.StaticTable.from_metadata(metadata, known)
 
 
-def read(metadata: str | None, condition: Any, columns: tuple[str, ...] | None = None) -> Any:
-    """The rows of a base that may fit a condition, as batches of Arrow; an error for a file that is missing or broken."""
+def read(
+    metadata: str | None,
+    condition: Any,
+    *,
+    most: int | None = None,
+    snapshot: int | None = None,
+    archive: str | None = None,
+    tiers: frozenset[str] = frozenset(("warm", "cold")),
+) -> Found:
+    """The rows of a base that may fit a condition; an error for a file that is missing or broken, and for more than ``most``.
+
+    Files below ``archive`` are cold, the others warm; ``snapshot`` names an older version.
+    """
     if metadata is None:
-        return None
-    try:
-        scan = _open(metadata).scan(
+        return Found()
+    ice = library()
+    with told(metadata, "a file of the base is missing or cannot be read"):
+        table = opened(metadata)
+        scan = table.scan(
             **({} if condition is None else {"row_filter": condition}),
-            **({} if columns is None else {"selected_fields": columns}),
+            **({} if snapshot is None else {"snapshot_id": snapshot}),
         )
-        return scan.to_arrow_batch_reader().read_all()
-    except (OSError, ValueError) as error:
-        raise TierError(f"a file of the base is missing or cannot be read: {error}") from error
+        tasks, skipped = [], 0
+        for task in scan.plan_files():
+            if _tier(task.file.file_path, archive) in tiers:
+                tasks.append(task)
+            else:
+                skipped += 1
+        if not tasks:
+            return Found(skipped=skipped)
+        reader = ice.io.pyarrow.ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
+        batches, total = [], 0
+        for batch in reader.to_record_batches(tasks):
+            total += batch.num_rows
+            if most is not None and total > most:
+                raise LimitExceeded(f"more than {most:,} rows")
+            batches.append(batch)
+        import pyarrow as pa
+
+        rows = pa.Table.from_batches(batches) if batches else None
+    size = sum(task.file.file_size_in_bytes for task in tasks)
+    return Found(rows, len(tasks), size, skipped)
+
+
+def _tier(path: str, archive: str | None) -> str:
+    return "cold" if archive is not None and path.startswith(place.url(archive) + "/") else "warm"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +15,41 @@ from ..session import Session
 from . import base, filters
 from .binding import take
 from .columns import arrow_schema, finite, quoted
-from .run import LOCK, current
-from .tiered import Tiered
+from .run import LOCK, current, named
+from .tiered import Snapshot, Tiered
 
 BATCH = 200_000
 LEASE = 1753
 TRIES = 20
+AGAIN = (1, 2, 4)
+"""Seconds before each further try of an upload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """What a flush moved."""
+    """What a flush moved: of how many tables, rows, new files and their bytes, and the last snapshot."""
 
     tables: int = 0
     rows: int = 0
+    files: int = 0
+    bytes: int = 0
+    snapshot: int | None = None
 
     def __add__(self, other: Flushed) -> Flushed:
-        return Flushed(self.tables + other.tables, self.rows + other.rows)
+        return Flushed(
+            self.tables + other.tables,
+            self.rows + other.rows,
+            self.files + other.files,
+            self.bytes + other.bytes,
+            self.snapshot if other.snapshot is None else other.snapshot,
+        )
+
+
+def cooled_at(tiered: Tiered) -> str:
+    """The moment at which a hot row, ``t``, has cooled; null when that is long ago."""
+    column = tiered.policy["time_column"]
+    moment = f"t.{quoted(column)}" if column is not None else "pg_xact_commit_timestamp(t.xmin)"
+    return f"{moment} + make_interval(secs => {float(tiered.policy['hot_for'])})"
 
 
 def eligible(tiered: Tiered) -> str:
@@ -40,18 +61,15 @@ def eligible(tiered: Tiered) -> str:
     return f"({old if column is not None else f'coalesce({old}, true)'}) AND {finite(tiered.columns)}"
 
 
-async def flush(session: Session, tiered: Tiered) -> Flushed:
-    """Move every row that has cooled; nothing when somebody else is at it."""
+@asynccontextmanager
+async def lease(session: Session, tiered: Tiered) -> AsyncIterator[bool]:
+    """Whether this session alone may change the table's base for now; errors are noted in the table's status."""
     mine = await session.query(f"SELECT pg_try_advisory_lock({LEASE}, {tiered.oid - 2**31}) AS mine", (), None)
     if not mine[0]["mine"]:
-        return Flushed()
+        yield False
+        return
     try:
-        total = 0
-        while True:
-            moved, more = await _batch(session, tiered)
-            total += moved
-            if not more:
-                return Flushed(1 if total else 0, total)
+        yield True
     except BaseException as error:
         if not session.is_closed() and isinstance(error, Exception):
             await session.query(
@@ -63,23 +81,33 @@ async def flush(session: Session, tiered: Tiered) -> Flushed:
             await session.command(f"SELECT pg_advisory_unlock({LEASE}, {tiered.oid - 2**31})")
 
 
-async def _batch(session: Session, tiered: Tiered) -> tuple[int, bool]:
-    """One commit of the base and the cut that makes it count; the rows moved, and whether there may be more."""
+async def flush(session: Session, tiered: Tiered) -> Flushed:
+    """Move every row that has cooled; the caller holds the lease."""
+    total = Flushed()
+    while True:
+        moved, more = await _batch(session, tiered)
+        total += moved
+        if not more:
+            return total if not total.rows else total + Flushed(tables=1)
+
+
+async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
+    """One commit of the base and the cut that makes it count; what it moved, and whether there may be more."""
     await session.command("BEGIN ISOLATION LEVEL REPEATABLE READ")
     try:
         snapshot = await current(session, tiered)
-        rows, xmins = await take(session, tiered, eligible(tiered), tiered.keys("t"), BATCH)
+        order = ", ".join(f"t.{quoted(c)}" for c in tiered.policy.get("sort_by") or tiered.key)
+        rows, xmins = await take(session, tiered, eligible(tiered), order, BATCH)
         dead = await _dead(session, tiered)
     finally:
-        await session.command("ROLLBACK")
+        if not session.is_closed():
+            await session.command("ROLLBACK")
     if not rows.num_rows:
-        return 0, False
-    schema = arrow_schema(arrow_library(), tiered.columns)
-    gone = filters.keys_in(tiered, dead) if dead else None
-    metadata, number = await asyncio.to_thread(base.commit, tiered.location, snapshot.metadata, schema, rows, gone)
+        return Flushed(), False
+    made = await _written(tiered, snapshot, rows, dead)
     for attempt in range(TRIES):
         try:
-            await _cut(session, tiered, snapshot.generation, rows, xmins, dead, metadata, number)
+            await _cut(session, tiered, snapshot.generation, rows, xmins, dead, made)
             break
         except TierError:
             raise
@@ -87,23 +115,34 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[int, bool]:
             if getattr(error, "sqlstate", "") != "55P03" or attempt == TRIES - 1:  # lock_timeout
                 raise
             await asyncio.sleep(0.02 * (attempt + 1))
-    return rows.num_rows, rows.num_rows == BATCH
+    return Flushed(0, rows.num_rows, made.files, made.bytes, made.snapshot), rows.num_rows == BATCH
+
+
+async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> base.Commit:
+    """The new version of the base; storage that is busy is asked again."""
+    schema = arrow_schema(arrow_library(), tiered.columns)
+    gone = filters.keys_in(tiered, dead) if dead else None
+    fields = base.partition_fields(tiered.policy.get("partition_by") or ())
+    for wait in (*AGAIN, None):
+        try:
+            return await asyncio.to_thread(base.commit, tiered.location, snapshot.metadata, schema, fields, rows, gone)
+        except TierError:
+            if wait is None:
+                raise
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+    raise AssertionError("the last try returns or raises")
 
 
 async def _dead(session: Session, tiered: Tiered) -> list[tuple[Any, ...]]:
+    """Keys whose base rows are dead, as the base has them."""
     shown = ", ".join(quoted(k) if tiered.column(k).native else f"{quoted(k)}::text" for k in tiered.key)
     return [tuple(r) for r in await session.query(f"SELECT {shown} FROM {tiered.shadow}", (), None)]
 
 
-def _arrays(tiered: Tiered, first: int) -> str:
-    """Key columns from text arrays, as typed columns k0, k1, …"""
-    arrays = ", ".join(f"${first + i}::text[]" for i in range(len(tiered.key)))
-    names = ", ".join(f"k{i}" for i in range(len(tiered.key)))
-    return f"unnest({arrays}) AS m({names})"
-
-
-def _columns(tiered: Tiered, rows: Any) -> list[list[str]]:
-    return [[str(v) for v in rows.column(k).to_pylist()] for k in tiered.key]
+def _given(tiered: Tiered, *more: str) -> str:
+    """Key columns k0, k1, … from text arrays, the first parameters, and more such columns."""
+    names = [*(f"k{i}" for i in range(len(tiered.key))), *more]
+    return f"unnest({', '.join(f'${i}::text[]' for i in range(1, len(names) + 1))}) AS m({', '.join(names)})"
 
 
 async def _cut(
@@ -113,19 +152,15 @@ async def _cut(
     rows: Any,
     xmins: list[str],
     dead: list[tuple[Any, ...]],
-    metadata: str,
-    number: int,
+    made: base.Commit,
 ) -> None:
     """Everything that makes the new base count, in one transaction: what moved leaves the heap unless it changed meanwhile."""
     typed = [f"m.k{i}::{tiered.column(k).spelled}" for i, k in enumerate(tiered.key)]
-    same = " AND ".join(f"t.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
-    gone_same = " AND ".join(f"g.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
-    dead_same = " AND ".join(f"s.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
-    keys = _columns(tiered, rows)
-    marks = ", ".join(f"${i + 1}::text[]" for i in range(len(keys)))
-    names = ", ".join(f"k{i}" for i in range(len(keys)))
-    await session.command("BEGIN")
-    try:
+
+    def same(alias: str) -> str:
+        return " AND ".join(f"{alias}.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
+
+    async with session.transaction():
         await session.command(
             f"SET LOCAL lock_timeout = '100ms'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31});"
             " SET LOCAL lock_timeout = 0; SET LOCAL session_replication_role = replica"
@@ -135,30 +170,22 @@ async def _cut(
             raise TierError(f"{tiered.table}: its base was changed by somebody else during a flush")
         if dead:
             given = [[str(key[i]) for key in dead] for i in range(len(tiered.key))]
-            await session.query(
-                f"DELETE FROM {tiered.shadow} s USING {_arrays(tiered, 1)} WHERE {dead_same}", given, None
-            )
+            await session.query(f"DELETE FROM {tiered.shadow} s USING {_given(tiered)} WHERE {same('s')}", given, None)
         await session.query(
-            f"WITH m AS (SELECT * FROM unnest({marks}, ${len(keys) + 1}::text[]) AS m({names}, x)),"
-            f" locked AS (SELECT t.ctid AS at FROM ONLY {tiered.table} t JOIN m ON {same} AND t.xmin = m.x::xid"
+            f"WITH m AS (SELECT * FROM {_given(tiered, 'x')}),"
+            f" locked AS (SELECT t.ctid AS at FROM ONLY {tiered.table} t JOIN m ON {same('t')} AND t.xmin = m.x::xid"
             f" FOR UPDATE OF t SKIP LOCKED),"
             f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {tiered.keys('t')})"
             f" INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
-            f" (SELECT 1 FROM gone g WHERE {gone_same}) ON CONFLICT DO NOTHING",
-            [*keys, xmins],
+            f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING",
+            [*([str(v) for v in rows.column(k).to_pylist()] for k in tiered.key), xmins],
             None,
         )
-        one = tiered.column(tiered.key[0])
-        whole = len(tiered.key) == 1 and one.type in ("int2", "int4", "int8")
-        largest = max(rows.column(tiered.key[0]).to_pylist()) if whole else None
+        largest = tiered.rank(max(rows.column(tiered.key[0]).to_pylist())) if tiered.ranked else None
         await session.query(
-            "UPDATE howdah.tiers SET metadata = $2, snapshot_id = $3, generation = generation + 1, rows = rows + $4,"
-            " max_key = greatest(max_key, $5::bigint), flushed_at = now(), last_error = NULL WHERE rel = $1::oid",
-            (tiered.oid, metadata, number, rows.num_rows - len(dead), largest),
+            "UPDATE howdah.tiers SET rows = rows + $2, max_key = greatest(max_key, $3::bigint), flushed_at = now(),"
+            " last_error = NULL WHERE rel = $1::oid",
+            (tiered.oid, rows.num_rows - len(dead), largest),
             None,
         )
-        await session.command("COMMIT")
-    except BaseException:
-        if not session.is_closed():
-            await session.command("ROLLBACK")
-        raise
+        await named(session, tiered, made)

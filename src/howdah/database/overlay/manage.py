@@ -1,32 +1,33 @@
-"""The tiered tables of a database: set up, listed, flushed, brought back; and the plans of statements over them."""
+"""The tiered tables of a database: set up, listed, brought back; and the plans of statements over them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 from ...errors import InvalidInput, TieringRefused
 from ...values import seconds
 from ..copying import table_name
 from ..session import Session
-from . import base, objects
+from . import base, objects, place
 from .binding import bind
 from .columns import TierColumn, quoted
-from .flush import Flushed, eligible, flush
+from .flush import cooled_at, eligible
 from .planner import Plan, plan
 from .run import LOCK, current, promoted
 from .tiered import COLUMNS, KEY, SHAPE, TIERS, Tiered
 
 KEPT = 2000
+Tier = Literal["hot", "warm", "cold", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """One tiered table: where its base is, how many rows are hot, due to move, and in the base."""
+    """One tiered table: where its base is; how many rows are hot, due to move, and in the base, whose files and bytes are
+    those of its ``snapshot``; ``lag`` is for how many seconds the oldest row that is due has been so."""
 
     table: str
     location: str
@@ -34,10 +35,25 @@ class TierStatus:
     due_rows: int
     warm_rows: int
     shadowed: int
+    files: int
+    bytes: int
+    snapshot: int | None
+    lag: float
     flushed_at: datetime | None
     last_error: str | None
     flush_rows: int
     flush_every: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierSnapshot:
+    """A version of a base that can still be read: ``query(…, as_of=snapshot.id)``."""
+
+    id: int
+    at: datetime
+    rows: int
+    files: int
+    bytes: int
 
 
 class Tiers:
@@ -45,19 +61,20 @@ class Tiers:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], Tiered] = {}
-        self._plans: OrderedDict[str, Plan | None] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, str], Plan | None] = OrderedDict()
 
     @property
     def active(self) -> bool:
         """Whether there is any tiered table."""
         return bool(self._known)
 
-    def plan(self, sql: str) -> Plan | None:
+    def plan(self, sql: str, mode: str = "") -> Plan | None:
         """The plan of a statement, kept by its text; ``None`` when it touches no tiered table."""
-        if sql in self._plans:
-            self._plans.move_to_end(sql)
-            return self._plans[sql]
-        made = self._plans[sql] = plan(sql, lambda schema, name: self._known.get((schema, name)))
+        asked = (sql, mode)
+        if asked in self._plans:
+            self._plans.move_to_end(asked)
+            return self._plans[asked]
+        made = self._plans[asked] = plan(sql, lambda schema, name: self._known.get((schema, name)), mode)
         if len(self._plans) > KEPT:
             self._plans.popitem(last=False)
         return made
@@ -85,6 +102,10 @@ class Tiers:
             raise InvalidInput(f"{table} is not tiered")
         return found
 
+    def named(self, schema: str, name: str) -> Tiered | None:
+        """The tiered table of a schema ("" for the search path) and name."""
+        return self._known.get((schema, name))
+
     def each(self) -> list[Tiered]:
         """Every tiered table."""
         return list({t.oid: t for t in self._known.values()}.values())
@@ -98,30 +119,49 @@ async def _tiered(
     return Tiered(oid, schema, name, columns, tuple(key["key"] or ()), key["constraint"] or "", location, shape, policy)
 
 
-async def tier(
-    session: Session,
-    table: str,
-    location: str,
+def policy_of(
     *,
-    hot_for: Any,
+    hot_for: float | timedelta,
     flush_rows: int,
-    flush_every: Any,
+    flush_every: float | timedelta,
     time_column: str | None,
-) -> None:
-    """Set a policy: a new one makes the table tiered, another changes when rows move."""
-    schema, name = table_name(table)
+    partition_by: Any,
+    sort_by: Any,
+    archive_after: float | timedelta | None,
+    archive_location: Any,
+) -> dict[str, Any]:
+    """A checked policy, as ``howdah.tiers`` has it."""
     if type(flush_rows) is not int or flush_rows < 1:
         raise InvalidInput(f"flush_rows={flush_rows!r}: expected an integer >= 1")
-    policy = {
+    if (archive_after is None) != (archive_location is None):
+        raise InvalidInput("archive_after= and archive_location= go together")
+    if archive_after is not None and time_column is None:
+        raise InvalidInput("archive_after= needs a time_column=: files are archived by the time of their rows")
+    if partition_by is None:
+        partition_by = [f"day({time_column})"] if time_column is not None else []
+    base.partition_fields(partition_by)
+    order = [sort_by] if isinstance(sort_by, str) else sort_by
+    if order is not None and (not isinstance(order, (list, tuple)) or not all(isinstance(c, str) for c in order)):
+        raise InvalidInput(f"sort_by={sort_by!r:.60}: expected names of columns")
+    return {
         "hot_for": seconds(hot_for, "hot_for", zero=True),
         "flush_rows": flush_rows,
         "flush_every": seconds(flush_every, "flush_every"),
         "time_column": time_column,
+        "partition_by": [partition_by] if isinstance(partition_by, str) else list(partition_by),
+        "sort_by": list(order) if order else None,
+        "archive_after": None if archive_after is None else seconds(archive_after, "archive_after", zero=True),
+        "archive_location": None if archive_location is None else place.recorded(archive_location),
     }
+
+
+async def tier(session: Session, table: str, location: Any, policy: dict[str, Any]) -> None:
+    """Set a policy: a new one makes the table tiered, another changes when rows move."""
+    schema, name = table_name(table)
     base.library()
+    where = place.recorded(location)
     spelled = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
-    await session.command("BEGIN; SELECT pg_advisory_xact_lock(1751, 2)")
-    try:
+    async with session.transaction("BEGIN; SELECT pg_advisory_xact_lock(1751, 2)"):
         rows = await session.query(
             "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
@@ -132,41 +172,50 @@ async def tier(
             raise InvalidInput(f"{table}: there is no such table")
         oid = rows[0]["oid"]
         await session.command(objects.SYSTEM)
-        known = await session.query("SELECT location FROM howdah.tiers WHERE rel = $1::oid", (oid,), None)
+        known = await session.query("SELECT location, policy FROM howdah.tiers WHERE rel = $1::oid", (oid,), None)
+        shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
+        tiered = await _tiered(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
         if known:
-            if location is not None and base_path(location) != known[0]["location"]:
-                raise InvalidInput(f"{table} is tiered at {known[0]['location']}: untier it first to move it")
+            _changed(table, where, policy, known[0]["location"], known[0]["policy"])
+            objects.check_shape(tiered, policy)
+            await _archive(where, policy)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
-        else:
-            shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
-            tiered = await _tiered(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
-            await _check(session, tiered, time_column)
-            where = await asyncio.to_thread(base.check_location, location)
-            for statement in objects.create(tiered):
-                await session.command(statement)
-            await session.query(
-                "INSERT INTO howdah.tiers (rel, location, policy, generation, shape) VALUES ($1::oid, $2, $3, 1, $4)",
-                (oid, where, policy, shape),
-                None,
-            )
-        await session.command("COMMIT")
-    except BaseException:
-        if not session.is_closed():
-            await session.command("ROLLBACK")
-        raise
+            return
+        await _check(session, tiered, policy)
+        await asyncio.to_thread(place.check, where)
+        await _archive(where, policy)
+        for statement in objects.create(tiered):
+            await session.command(statement)
+        await session.query(
+            "INSERT INTO howdah.tiers (rel, location, policy, generation, shape) VALUES ($1::oid, $2, $3, 1, $4)",
+            (oid, where, policy, shape),
+            None,
+        )
 
 
-def base_path(location: str) -> str:
-    """A location as it is recorded."""
-    return str(Path(location).expanduser().absolute())
+def _changed(table: str, where: str, policy: dict[str, Any], location: str, old: dict[str, Any]) -> None:
+    """Refuse what a new policy cannot change."""
+    if where != location:
+        raise InvalidInput(f"{table} is tiered at {location}: untier it first to move it")
+    if policy["partition_by"] != old.get("partition_by", []):
+        raise InvalidInput(f"{table} is partitioned by {old.get('partition_by')}: untier it first to change that")
+    if old.get("archive_location") not in (None, policy["archive_location"]):
+        raise InvalidInput(f"{table} is archived at {old['archive_location']}: untier it first to change that")
 
 
-async def _check(session: Session, tiered: Tiered, time_column: str | None) -> None:
+async def _archive(where: str, policy: dict[str, Any]) -> None:
+    """Refuse an archive inside the base's own place."""
+    archive = policy["archive_location"]
+    if archive is not None and (f"{archive}/".startswith(f"{where}/") or f"{where}/".startswith(f"{archive}/")):
+        raise InvalidInput(f"archive_location={archive!r}: expected a place outside of {where}")
+
+
+async def _check(session: Session, tiered: Tiered, policy: dict[str, Any]) -> None:
     for sql, why in objects.CHECKS:
         if await session.query(sql, (tiered.oid,), None):
             raise TieringRefused(f"{tiered.table}: {why}")
-    objects.check_shape(tiered, time_column)
-    if time_column is None:
+    objects.check_shape(tiered, policy)
+    if policy["time_column"] is None:
         on = (await session.query("SELECT current_setting('track_commit_timestamp')", (), None))[0][0]
         if on != "on":
             raise TieringRefused(
@@ -181,34 +230,27 @@ async def _check(session: Session, tiered: Tiered, time_column: str | None) -> N
 
 async def untier(session: Session, tiered: Tiered) -> int:
     """Bring every row back to the heap and forget the policy; how many came back."""
-    await session.command("BEGIN")
-    try:
+    async with session.transaction():
         await session.command(
             f"SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
         )
         before = await current(session, tiered)
-        rows = await asyncio.to_thread(base.read, before.metadata, None)
-        await bind(session, tiered, rows)
-        count = (await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None))[0][
-            0
-        ]
+        found = await asyncio.to_thread(base.read, before.metadata, None)
+        await bind(session, tiered, found.rows)
+        live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
         await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None)
         for statement in objects.drop(tiered):
             await session.command(statement)
-        await session.command("COMMIT")
-    except BaseException:
-        if not session.is_closed():
-            await session.command("ROLLBACK")
-        raise
-    return int(count)
+    return int(live[0][0])
 
 
 async def status(session: Session, tiered: Tiered) -> TierStatus:
     """Where a table's rows are."""
+    due = f"FROM ONLY {tiered.table} t WHERE {eligible(tiered)}"
     row = (
         await session.query(
-            f"SELECT t.*, (SELECT count(*) FROM ONLY {tiered.table}) AS hot,"
-            f" (SELECT count(*) FROM ONLY {tiered.table} t WHERE {eligible(tiered)}) AS due,"
+            f"SELECT t.*, (SELECT count(*) FROM ONLY {tiered.table}) AS hot, (SELECT count(*) {due}) AS due,"
+            f" (SELECT extract(epoch FROM now() - min({cooled_at(tiered)})) {due})::float8 AS lag,"
             f" (SELECT count(*) FROM {tiered.shadow}) AS shadowed FROM howdah.tiers t WHERE rel = $1::oid",
             (tiered.oid,),
             None,
@@ -216,8 +258,28 @@ async def status(session: Session, tiered: Tiered) -> TierStatus:
     )[0]
     return TierStatus(
         f"{tiered.schema}.{tiered.name}", row["location"], row["hot"], row["due"], row["rows"], row["shadowed"],
-        row["flushed_at"], row["last_error"], tiered.policy["flush_rows"], tiered.policy["flush_every"],
+        row["files"], row["bytes"], row["snapshot_id"], max(0.0, row["lag"] or 0.0), row["flushed_at"], row["last_error"],
+        tiered.policy["flush_rows"], tiered.policy["flush_every"],
     )  # fmt: skip
 
 
-__all__ = ["Flushed", "TierStatus", "Tiers", "flush", "status", "tier", "untier"]
+async def is_due(session: Session, tiered: Tiered) -> bool:
+    """Whether the policy says that rows are to move now: enough of them are due, or some are and it is time."""
+    most = tiered.policy["flush_rows"]
+    rows = await session.query(
+        f"SELECT (SELECT count(*) FROM (SELECT 1 FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT {most}) x) AS due,"
+        " flushed_at IS NULL OR now() >= flushed_at + make_interval(secs => $2) AS late FROM howdah.tiers WHERE rel = $1::oid",
+        (tiered.oid, float(tiered.policy["flush_every"])),
+        None,
+    )
+    return bool(rows and (rows[0]["due"] >= most or (rows[0]["due"] and rows[0]["late"])))
+
+
+async def snapshots(session: Session, tiered: Tiered) -> list[TierSnapshot]:
+    """The versions of a base that can be read, the newest first."""
+    rows = await session.query(
+        "SELECT snapshot_id AS id, at, rows, files, bytes FROM howdah.tier_snapshots WHERE rel = $1::oid ORDER BY at DESC",
+        (tiered.oid,),
+        None,
+    )
+    return [TierSnapshot(**dict(row)) for row in rows]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...errors import TieringRefused
+from .base import partition_fields
 from .columns import KEYS, TIMES
 from .tiered import Tiered
 
@@ -10,8 +13,11 @@ from .tiered import Tiered
 SYSTEM = """
 CREATE SCHEMA IF NOT EXISTS howdah;
 CREATE TABLE IF NOT EXISTS howdah.tiers (rel regclass PRIMARY KEY, location text NOT NULL, policy jsonb NOT NULL, metadata text,
-  snapshot_id bigint, generation bigint NOT NULL, max_key bigint, rows bigint NOT NULL DEFAULT 0, flushed_at timestamptz,
-  last_error text, shape text NOT NULL);
+  snapshot_id bigint, generation bigint NOT NULL, max_key bigint, rows bigint NOT NULL DEFAULT 0, files bigint NOT NULL DEFAULT 0,
+  bytes bigint NOT NULL DEFAULT 0, flushed_at timestamptz, swept_at timestamptz NOT NULL DEFAULT now(), last_error text,
+  shape text NOT NULL);
+CREATE TABLE IF NOT EXISTS howdah.tier_snapshots (rel oid, snapshot_id bigint, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  rows bigint NOT NULL, files bigint NOT NULL, bytes bigint NOT NULL, PRIMARY KEY (rel, snapshot_id));
 CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ BEGIN
   IF current_query() ~* '^\\s*(vacuum|analyze)\\M[^;]*;?\\s*$' THEN RETURN true; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', rel USING ERRCODE = 'HW001',
@@ -19,6 +25,11 @@ CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsq
 CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$ BEGIN
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', TG_RELID::regclass USING ERRCODE = 'HW001',
     HINT = 'Write to it through Howdah.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.fresh(tiered oid, key bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $gate$
+  DECLARE largest bigint; BEGIN
+  SELECT max_key INTO largest FROM howdah.tiers WHERE rel = tiered AND metadata IS NOT NULL;
+  IF key <= largest THEN RAISE EXCEPTION 'the key may be on object storage' USING ERRCODE = 'HW002'; END IF;
+  RETURN true; END $gate$;
 CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel text, sch text) RETURNS void LANGUAGE plpgsql AS $gate$
   BEGIN RAISE EXCEPTION '%', about USING ERRCODE = state, CONSTRAINT = con, TABLE = rel, SCHEMA = sch; END $gate$;
 """
@@ -42,8 +53,9 @@ CHECKS = (
 )  # fmt: skip
 
 
-def check_shape(tiered: Tiered, time_column: str | None) -> None:
-    """``TieringRefused`` for a key or time column that does not do."""
+def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
+    """``TieringRefused`` for a key, time or partition column that does not do."""
+    time_column = policy["time_column"]
     if not tiered.key:
         raise TieringRefused(f"{tiered.table}: it has no primary key")
     dotted = next((c.name for c in tiered.columns if "." in c.name), None)
@@ -62,6 +74,22 @@ def check_shape(tiered: Tiered, time_column: str | None) -> None:
         found = next((c for c in tiered.columns if c.name == time_column), None)
         if found is None or found.type not in TIMES:
             raise TieringRefused(f"{tiered.table}: time_column={time_column!r} is no date or timestamp column of it")
+    there = {c.name: c for c in tiered.columns}
+    for name in policy["sort_by"] or ():
+        if name not in there:
+            raise TieringRefused(f"{tiered.table}: sort_by={name!r} is no column of it")
+    for name, transform, _ in partition_fields(policy["partition_by"]):
+        by = there.get(name)
+        if by is None or not by.native or by.type in ("float4", "float8"):
+            raise TieringRefused(
+                f"{tiered.table}: partition_by={name!r} is no column of it whose type Iceberg partitions by"
+            )
+        if transform in ("year", "month", "day", "hour") and (
+            by.type not in TIMES or (by.type, transform) == ("date", "hour")
+        ):
+            raise TieringRefused(f"{tiered.table}: partition_by={transform}({name}): {by.spelled} has no {transform}")
+        if transform == "bucket" and by.type == "bool":
+            raise TieringRefused(f"{tiered.table}: partition_by=bucket({name}): a boolean has no buckets")
 
 
 def create(tiered: Tiered) -> list[str]:
@@ -74,7 +102,7 @@ def create(tiered: Tiered) -> list[str]:
         f"CREATE STATISTICS howdah.gate_{tiered.oid}_s ON (CASE WHEN howdah.gate('{spelled}') THEN"
         f" {tiered.keys().partition(', ')[0]} END) FROM howdah.gate_{tiered.oid}",
         f"CREATE TRIGGER howdah_gate BEFORE INSERT OR TRUNCATE ON {tiered.table} FOR EACH STATEMENT"
-        " WHEN (current_setting('howdah.gate', true) IS DISTINCT FROM 'open') EXECUTE FUNCTION howdah.gate_trigger()",
+        f" WHEN (strpos(current_query(), '{tiered.pass_}') = 0) EXECUTE FUNCTION howdah.gate_trigger()",
     ]
 
 
@@ -84,5 +112,6 @@ def drop(tiered: Tiered) -> list[str]:
         f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
+        f"DELETE FROM howdah.tier_snapshots WHERE rel = {tiered.oid}",
         f"DELETE FROM howdah.tiers WHERE rel = {tiered.oid}",
     ]

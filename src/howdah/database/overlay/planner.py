@@ -21,7 +21,7 @@ from .tiered import Tiered
 
 Resolve = Callable[[str, str], Tiered | None]
 """The tiered table of a schema ("" for the search path) and name."""
-Kind = Literal["read", "mixed", "insert", "update", "delete"]
+Kind = Literal["read", "mixed", "insert", "update", "delete", "truncate"]
 _FROM = {
     ("SelectStmt", "from_clause"),
     ("JoinExpr", "larg"),
@@ -55,11 +55,20 @@ class Plan:
     where: str | None = None
     where_params: tuple[int, ...] = ()
     whole: bool = False
-    """Whether every bound row is promoted: the condition speaks of other tables."""
+    """Whether every bound row is promoted: the condition cannot be asked of single rows."""
     returning: bool = False
     probe: str | None = None
     names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
     """How each table was called: it must still be meant when the statement runs."""
+    quick: str | None = None
+    """What to try first on the heap alone, by the whole key: a row that it finds is the row; an INSERT says itself whether its
+    keys are new."""
+    rekey: bool = False
+    """Whether keys change: new ones are looked up, as those of inserted rows are."""
+    lock: bool = False
+    """Whether the rows that are read are locked: they are brought back to the heap first."""
+    mode: str = ""
+    """Which tiers are read, if not those that are by default."""
 
 
 @lru_cache(2000)
@@ -72,7 +81,7 @@ def parsed(sql: str) -> Any:
     return tree
 
 
-def plan(sql: str, resolve: Resolve) -> Plan | None:
+def plan(sql: str, resolve: Resolve, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
     if found is None or not any(True for r in _range_vars(found) if resolve(r.schemaname, r.relname)):
@@ -86,7 +95,7 @@ def plan(sql: str, resolve: Resolve) -> Plan | None:
         return None
     tree = type(found)()
     tree.CopyFrom(found)
-    return _Planner(resolve).plan(tree)
+    return _Planner(resolve, mode).plan(tree)
 
 
 def _fields(message: Any) -> Iterator[tuple[str, Any]]:
@@ -110,14 +119,13 @@ def _walk(message: Any) -> Iterator[Any]:
         yield from _walk(child)
 
 
-def _subselect(tiered: Tiered, alias: Any, name: str) -> Any:
+def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
     """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
-    columns = ", ".join(f"b.{quoted(c.name)}" for c in tiered.columns)
-    text = (
-        f"SELECT 1 FROM (SELECT * FROM ONLY {tiered.table} UNION ALL SELECT {columns} FROM {tiered.loaded} b"
-        f" WHERE {tiered.live('b')}) AS {quoted(name)}"
-    )
-    node = postgast.parse(text).stmts[0].stmt.select_stmt.from_clause[0]
+    heap = f"SELECT * FROM ONLY {tiered.table}"
+    past = f"SELECT {tiered.names('b')} FROM {tiered.loaded} b"
+    live = f"{past} WHERE {tiered.live('b')}"
+    parts = {"hot": heap, "warm": live, "cold": live, "past": past}.get(mode, f"{heap} UNION ALL {live}")
+    node = postgast.parse(f"SELECT 1 FROM ({parts}) AS {quoted(name)}").stmts[0].stmt.select_stmt.from_clause[0]
     if alias is not None:
         node.range_subselect.alias.CopyFrom(alias)
     return node
@@ -132,8 +140,9 @@ class _Scope:
 
 
 class _Planner:
-    def __init__(self, resolve: Resolve) -> None:
+    def __init__(self, resolve: Resolve, mode: str) -> None:
         self._resolve = resolve
+        self._mode = mode
         self._uses: dict[Tiered, list[list[Condition]]] = {}
         self._names: dict[Tiered, set[str]] = {}
         self._mentioned: Counter[int] = Counter()
@@ -147,6 +156,9 @@ class _Planner:
                 spelled = ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
                 self._names.setdefault(tiered, set()).add(spelled)
         made = self._plan(tree)
+        made.mode = self._mode
+        if self._mode and made.kind != "read":
+            raise _unsupported("tier= or as_of= for a statement that writes")
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
         return made
 
@@ -154,8 +166,13 @@ class _Planner:
         node = tree.stmts[0].stmt
         kind = str(node.WhichOneof("node"))
         if kind == "select_stmt":
+            if node.select_stmt.locking_clause and (made := self._locking(tree, node.select_stmt)) is not None:
+                return made
+            quick = self._quick(tree, node.select_stmt)
             self._statement(node.select_stmt, frozenset())
-            return Plan(self._purity(node), postgast.deparse(tree), self._uses)
+            return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick)
+        if kind == "truncate_stmt":
+            return self._truncate(node.truncate_stmt)
         if kind not in ("insert_stmt", "update_stmt", "delete_stmt"):
             raise _unsupported(f"{kind.removesuffix('_stmt').replace('_', ' ').upper()} over a tiered table")
         write = getattr(node, kind)
@@ -173,12 +190,7 @@ class _Planner:
 
     def _statement(self, statement: Any, hidden: frozenset[str]) -> None:
         """Replace the tiered tables of a statement; ``hidden`` are names that mean a common table expression."""
-        if statement.HasField("with_clause") if "with_clause" in statement.DESCRIPTOR.fields_by_name else False:
-            names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
-            for number, cte in enumerate(statement.with_clause.ctes):
-                seen = names if statement.with_clause.recursive else names[:number]
-                self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), _Scope())
-            hidden = hidden | set(names)
+        hidden = self._with(statement, hidden)
         scope = self._conditions(statement)
         kind = type(statement).__name__
         if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
@@ -186,6 +198,16 @@ class _Planner:
         for name, child in _fields(statement):
             if name != "with_clause":
                 self._visit(child, hidden, (kind, name), scope)
+
+    def _with(self, statement: Any, hidden: frozenset[str]) -> frozenset[str]:
+        """Visit a statement's common table expressions; the names that are hidden in what follows."""
+        if "with_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("with_clause"):
+            return hidden
+        names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
+        for number, cte in enumerate(statement.with_clause.ctes):
+            seen = names if statement.with_clause.recursive else names[:number]
+            self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), _Scope())
+        return hidden | set(names)
 
     def _visit(self, message: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
         kind = type(message).__name__
@@ -240,7 +262,79 @@ class _Planner:
         renamed = alias is not None and len(alias.colnames) > 0
         mine = [] if renamed else self._about(tiered, name, scope)
         self._uses.setdefault(tiered, []).append(mine)
-        node.CopyFrom(_subselect(tiered, alias, name))
+        node.CopyFrom(_subselect(tiered, alias, name, self._mode))
+
+    def _quick(self, tree: Any, select: Any) -> str | None:
+        """The query on the heap alone, if it is one for the row of a key."""
+        items = select.from_clause
+        if self._mode or len(items) != 1 or items[0].WhichOneof("node") != "range_var" or select.op != 1:
+            return None
+        relation = items[0].range_var
+        tiered = self._resolve(relation.schemaname, relation.relname)
+        others = ("with_clause", "having_clause", "locking_clause", "group_clause", "distinct_clause", "window_clause")
+        if tiered is None or not relation.inh or any(name in others for name, _ in _fields(select)):
+            return None
+        if any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(select)):
+            return None
+        alias = relation.alias if relation.HasField("alias") else None
+        if alias is not None and len(alias.colnames) > 0:
+            return None
+        if not self._pinned(tiered, relation.relname if alias is None else alias.aliasname, select):
+            return None
+        copy = type(tree)()
+        copy.CopyFrom(tree)
+        copy.stmts[0].stmt.select_stmt.from_clause[0].range_var.inh = False
+        return str(postgast.deparse(copy))
+
+    def _pinned(self, tiered: Tiered, name: str, statement: Any) -> bool:
+        """Whether a statement's WHERE gives the whole key."""
+        found = self._about(tiered, name, self._conditions(statement))
+        return set(tiered.key) <= {c.column for c in found if c.op == "="}
+
+    def _locking(self, tree: Any, select: Any) -> Plan | None:
+        """The plan of SELECT … FOR UPDATE of one tiered table; ``None`` if it names none."""
+        relations = list(_range_vars(select))
+        if not any(self._resolve(r.schemaname, r.relname) for r in relations):
+            return None
+        items = select.from_clause
+        single = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
+        if not single or len(relations) != 1 or self._mode or select.HasField("with_clause"):
+            raise _unsupported("SELECT … FOR UPDATE of more than one tiered table")
+        relation = items[0].range_var
+        target = self._resolve(relation.schemaname, relation.relname)
+        assert target is not None
+        alias = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+        if relation.HasField("alias") and len(relation.alias.colnames) > 0:
+            raise _unsupported("an alias with column names in SELECT … FOR UPDATE")
+        for message in _walk(select):
+            if type(message).__name__ == "ColumnRef":
+                self._column(message)
+        self._uses[target] = [self._about(target, alias, self._conditions(select))]
+        where, numbers, whole = _where(select)
+        quick = self._pinned(target, alias, select) and not whole
+        relation.inh = False
+        sql = str(postgast.deparse(tree))
+        return Plan(
+            "update",
+            sql,
+            self._uses,
+            target,
+            alias,
+            where,
+            numbers,
+            whole,
+            True,
+            quick=sql if quick else None,
+            lock=True,
+        )
+
+    def _truncate(self, statement: Any) -> Plan:
+        relations = [r for item in statement.relations for r in _range_vars(item)]
+        target = self._resolve(relations[0].schemaname, relations[0].relname)
+        if len(relations) != 1 or target is None:
+            raise _unsupported("TRUNCATE of several tables of which one is tiered")
+        statement.relations[0].range_var.inh = False
+        return Plan("truncate", f"{target.pass_} {_deparsed('truncate_stmt', statement)}", self._uses, target)
 
     def _about(self, tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -299,22 +393,22 @@ class _Planner:
         shown = "count(*) AS n" if returning is None else returning
         _return_all(write)
         inner = _deparsed("insert_stmt", write)
-        sql = (
-            f"WITH howdah_new AS ({inner}), howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
-            f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
-        )
-        return Plan("insert", sql, self._uses, target, alias, returning=returning is not None, probe=probe)
+        named = quoted(alias)
+        sql = self._noting(inner, returning, target, alias)
+        quick = None
+        if target.ranked and not self._uses and probe is None:
+            fresh = f"howdah.fresh({target.oid}, {target.rank_sql(named)})"
+            quick = (
+                f"{target.pass_} WITH howdah_new AS ({inner}) SELECT {shown} FROM howdah_new AS {named} WHERE {fresh}"
+            )
+        return Plan("insert", sql, self._uses, target, alias, returning=returning is not None, probe=probe, quick=quick)
 
     def _statement_of_insert(self, write: Any) -> None:
-        hidden: frozenset[str] = frozenset()
         if write.HasField("with_clause"):
-            names = [c.common_table_expr.ctename for c in write.with_clause.ctes]
-            for number, cte in enumerate(write.with_clause.ctes):
-                seen = names if write.with_clause.recursive else names[:number]
+            for cte in write.with_clause.ctes:
                 if cte.common_table_expr.ctequery.WhichOneof("node") in _WRITES:
                     raise _unsupported("a common table expression that writes, in an INSERT into a tiered table,")
-                self._visit(cte, frozenset(seen), ("CommonTableExpr", "ctequery"), _Scope())
-            hidden = frozenset(names)
+        hidden = self._with(write, frozenset())
         for name, child in _fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, ("InsertStmt", name), _Scope())
@@ -342,18 +436,12 @@ class _Planner:
         return _deparsed("insert_stmt", copy)
 
     def _change(self, kind: str, tree: Any, write: Any, target: Tiered) -> Plan:
-        others = any(
-            self._resolve(r.schemaname, r.relname) is not None
-            for name, child in _fields(write)
-            if name != "relation"
-            for r in _range_vars(child)
-        )
-        if others:
-            raise _unsupported(f"{kind[:6].upper()} of a tiered table that also reads one")
+        rekey = False
         if kind == "update_stmt":
             changed = {t.res_target.name for t in write.target_list if t.WhichOneof("node") == "res_target"}
-            if changed & set(target.key):
-                raise _unsupported("UPDATE of the primary key of a tiered table")
+            rekey = bool(changed & set(target.key))
+        if rekey and (write.from_clause or write.HasField("with_clause")):
+            raise _unsupported("UPDATE … FROM of the primary key of a tiered table")
         if write.HasField("where_clause") and write.where_clause.WhichOneof("node") == "current_of_expr":
             raise _unsupported("WHERE CURRENT OF on a tiered table")
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
@@ -361,21 +449,33 @@ class _Planner:
         for message in _walk(write):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
-        whole = (
-            bool(getattr(write, "from_clause", None) or getattr(write, "using_clause", None))
-            or write.HasField("with_clause")
-            # What is asked twice may answer differently.
-            or any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(write.where_clause))
-        )
-        where: str | None = None
-        numbers: tuple[int, ...] = ()
-        if write.HasField("where_clause") and not whole:
-            where, numbers = _renumbered(write.where_clause)
+        where, numbers, whole = _where(write)
+        quick = not whole and not rekey and self._pinned(target, alias, write)
+        hidden, scope = self._with(write, frozenset()), self._conditions(write)
+        for name, child in _fields(write):
+            if name not in ("with_clause", "relation"):
+                self._visit(child, hidden, (type(write).__name__, name), scope)
         write.relation.inh = False
-        returning = _returning(write) is not None
-        self._uses[target] = [mine]
-        name: Kind = "update" if kind == "update_stmt" else "delete"
-        return Plan(name, postgast.deparse(tree), self._uses, target, alias, where, numbers, whole, returning)
+        returning = _returning(write)
+        self._uses.setdefault(target, []).append(mine)
+        sql = str(postgast.deparse(tree))
+        if rekey:
+            _return_all(write)
+            sql = self._noting(_deparsed(kind, write), returning, target, alias)
+        return Plan(
+            "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers, whole,
+            returning is not None, quick=sql if quick else None, rekey=rekey,
+        )  # fmt: skip
+
+    @staticmethod
+    def _noting(inner: str, returning: str | None, target: Tiered, alias: str) -> str:
+        """A write whose new keys are noted."""
+        shown = "count(*) AS n" if returning is None else returning
+        return (
+            f"{target.pass_} WITH howdah_new AS ({inner}),"
+            f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
+            f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
+        )
 
 
 def _unsupported(what: str) -> Unsupported:
@@ -458,6 +558,20 @@ def _return_all(write: Any) -> None:
     items = _returned(write)
     del items[:]
     items.extend(_returned(example))
+
+
+def _where(statement: Any) -> tuple[str | None, tuple[int, ...], bool]:
+    """The condition of a statement on one table as text, its parameters, and whether it cannot be asked of single rows."""
+    whole = (
+        bool(getattr(statement, "using_clause", None))
+        or (type(statement).__name__ == "UpdateStmt" and bool(statement.from_clause))
+        or statement.HasField("with_clause")
+        # What is asked twice may answer differently.
+        or any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(statement.where_clause))
+    )
+    if whole or not statement.HasField("where_clause"):
+        return None, (), whole
+    return (*_renumbered(statement.where_clause), False)
 
 
 def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from ...errors import Error, LimitExceeded, TierError, Unsupported
-from ..rows import Row, Rows
+from ...errors import Error, InvalidInput, LimitExceeded, QueryTimeout, SnapshotExpired, TierError, Unsupported
+from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters
 from .binding import bind
+from .columns import quoted
 from .planner import Plan
 from .tiered import SHAPE, Snapshot, Tiered
 
@@ -20,10 +24,43 @@ MOST = 2_000_000
 PROMOTED = 100_000
 """Base rows that one write may bring back to the heap."""
 LOCK = 1752
+EVERY = frozenset(("warm", "cold"))
+ASKED = {"": ("hot", "warm"), "hot": ("hot",), "warm": ("warm",), "cold": ("cold",), "all": ("hot", "warm", "cold"),
+         "past": ("warm", "cold")}  # fmt: skip
+"""The tiers that are asked, by mode."""
 
 
 class Stale(Unsupported):
     """What was planned does not fit any more: the table was untiered, or its name means another one here."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a planned statement: its parameters, when it must have ended, what it has read."""
+
+    params: Sequence[Any] = ()
+    timeout: float | None = None
+    as_of: datetime | int | None = None
+    reading: Reading = field(default_factory=Reading)
+    began: float = field(default_factory=time.monotonic)
+
+    async def fetch(self, tiered: Tiered, metadata: str | None, condition: Any, **how: Any) -> base.Found:
+        """Read a base, within the time that is left."""
+        left = None if self.timeout is None else self.timeout - (time.monotonic() - self.began)
+        work: Callable[[], base.Found] = lambda: base.read(metadata, condition, archive=tiered.archive, **how)  # noqa: E731
+        try:
+            found = await asyncio.wait_for(asyncio.to_thread(work), None if left is None else max(0.001, left))
+        except TimeoutError:
+            raise QueryTimeout(
+                f"{tiered.table}: object storage did not answer within {self.timeout} seconds", timeout=self.timeout
+            ) from None
+        except LimitExceeded as error:
+            raise LimitExceeded(
+                f"{tiered.table}: the statement needs {error} from object storage: say more in WHERE about its key or time"
+            ) from None
+        self.reading.files += found.files
+        self.reading.bytes += found.bytes
+        return found
 
 
 async def locked(session: Session, tiered: Tiered, names: Sequence[str] = (), *, repeatable: bool) -> Snapshot:
@@ -50,37 +87,16 @@ async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), l
     return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"])
 
 
-async def _bound(
-    session: Session, tiered: Tiered, snapshot: Snapshot, mentions: list[list[filters.Condition]], params: Sequence[Any]
-) -> int:
-    """Bind what any mention of a table may need of its base."""
-    condition = None
-    for number, conditions in enumerate(mentions):
-        found = filters.expression(tiered, conditions, params)
-        if found is None:
-            condition = None
-            break
-        condition = found if number == 0 else base.library().expressions.Or(condition, found)
-    rows = await asyncio.to_thread(base.read, snapshot.metadata, condition)
-    if rows is not None and rows.num_rows > MOST:
-        raise LimitExceeded(
-            f"{tiered.table}: the statement needs {rows.num_rows:,} rows from object storage; at most {MOST:,} are bound:"
-            " say more in WHERE about its key or time"
-        )
-    return await bind(session, tiered, rows)
-
-
-async def run(session: Session, plan: Plan, params: Sequence[Any], timeout: float | None) -> Rows:
+async def run(session: Session, plan: Plan, call: Call) -> Rows:
     """Run a planned statement inside the open transaction, which cannot be committed after an error."""
-    if timeout is not None:  # what is done around the statement counts, too
-        await session.command(f"SET LOCAL statement_timeout = {max(1, int(timeout * 1000))}")
+    if call.timeout is not None:  # what is done around the statement counts, too
+        await session.command(f"SET LOCAL statement_timeout = {max(1, int(call.timeout * 1000))}")
     try:
-        await prepare(session, plan, params)
-        if plan.kind == "insert":
-            assert plan.target is not None
-            rows = await _insert(session, plan, plan.target, params)
+        await prepare(session, plan, call)
+        if plan.target is not None and (plan.kind == "insert" or plan.rekey):
+            rows = await _insert(session, plan, plan.target, call)
         else:
-            rows = await session.query(plan.sql, params, None)
+            rows = await session.query(plan.sql, call.params, None)
     except asyncio.CancelledError:
         session.terminate()
         raise
@@ -89,30 +105,39 @@ async def run(session: Session, plan: Plan, params: Sequence[Any], timeout: floa
             with suppress(Error):
                 await session.command("DO $$ BEGIN RAISE EXCEPTION 'abort'; END $$")
         raise
-    if timeout is not None:
+    if call.timeout is not None:
         await session.command("SET LOCAL statement_timeout TO DEFAULT")
-    return rows
+    return rows.told(call.reading)
 
 
-async def read(session: Session, plan: Plan, params: Sequence[Any]) -> None:
+def inserted(plan: Plan, rows: Rows) -> Rows:
+    """What a write whose keys are noted gives: the rows it returns, or how many there were."""
+    tag = "INSERT 0" if plan.kind == "insert" else "UPDATE"
+    if plan.returning:
+        return Rows(rows, lambda: rows.columns, f"{tag} {len(rows)}", rows.elapsed)
+    return Rows([], lambda: (), f"{tag} {rows[0]['n']}", rows.elapsed)
+
+
+async def read(session: Session, plan: Plan, call: Call) -> None:
     """Bind what a query needs; its ``sql`` is for the caller to run."""
     if plan.kind != "read":
         raise Unsupported("a statement that writes cannot be copied from")
-    await prepare(session, plan, params)
+    await prepare(session, plan, call)
 
 
-async def stream(
-    session: Session, plan: Plan, params: Sequence[Any], chunk: int, timeout: float | None
-) -> AsyncIterator[Row]:
+async def stream(session: Session, plan: Plan, call: Call, chunk: int) -> AsyncIterator[Row]:
     """The rows of a planned read."""
     if plan.kind not in ("read", "mixed"):
         raise Unsupported("stream() of a write to a tiered table is not supported: use query()")
-    await prepare(session, plan, params)
-    async for row in session.stream(plan.sql, params, chunk, timeout):
+    await prepare(session, plan, call)
+    async for row in session.stream(plan.sql, call.params, chunk, call.timeout):
         yield row
 
 
-async def prepare(session: Session, plan: Plan, params: Sequence[Any]) -> None:
+# Before the statement ---------------------------------------------------------------------------------------------
+
+
+async def prepare(session: Session, plan: Plan, call: Call) -> None:
     """Bind the base rows of every table, and bring back to the heap what is to be written."""
     isolation, readonly = tuple(
         (
@@ -125,21 +150,98 @@ async def prepare(session: Session, plan: Plan, params: Sequence[Any]) -> None:
         raise Unsupported("a read-only transaction over tiered tables is not supported: leave readonly= out")
     if isolation == "serializable":
         raise Unsupported("a serializable transaction over tiered tables is not supported: use repeatable read")
+    call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
+        names = plan.names.get(tiered, ())
+        if plan.kind == "truncate":
+            await _emptied(session, tiered, names)
+            continue
         if plan.kind == "read" and repeatable:
-            snapshot = await current(session, tiered, plan.names.get(tiered, ()))
+            snapshot = await current(session, tiered, names)
         else:
-            snapshot = await locked(session, tiered, plan.names.get(tiered, ()), repeatable=repeatable)
+            snapshot = await locked(session, tiered, names, repeatable=repeatable)
         mentions = plan.uses.get(tiered)
-        count = 0 if mentions is None else await _bound(session, tiered, snapshot, mentions, params)
+        count = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
         if tiered is plan.target and plan.kind in ("update", "delete") and count:
-            await _promote(session, plan, tiered, params)
+            await _promote(session, plan, tiered, call.params)
+
+
+async def _bound(
+    session: Session,
+    plan: Plan,
+    tiered: Tiered,
+    snapshot: Snapshot,
+    mentions: list[list[filters.Condition]],
+    call: Call,
+) -> int:
+    """Bind what any mention of a table may need of its base."""
+    condition = None
+    for number, conditions in enumerate(mentions):
+        found = filters.expression(tiered, conditions, call.params)
+        if found is None:
+            condition = None
+            break
+        condition = found if number == 0 else base.library().expressions.Or(condition, found)
+    if plan.mode == "hot":
+        if snapshot.metadata is not None:
+            call.reading.skipped |= EVERY if tiered.archive else {"warm"}
+        return await bind(session, tiered, None)
+    past = None if plan.mode != "past" else await _past(session, tiered, call.as_of)
+    tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
+    got = await call.fetch(tiered, snapshot.metadata, condition, most=MOST, snapshot=past, tiers=tiers)
+    if got.skipped:
+        call.reading.skipped |= EVERY - tiers
+    return await bind(session, tiered, got.rows)
+
+
+async def _past(session: Session, tiered: Tiered, as_of: datetime | int | None) -> int:
+    """The version of a base as of a time, or the one that is named."""
+    test = "snapshot_id = $2::bigint" if isinstance(as_of, int) else "at <= $2::timestamptz"
+    rows = await session.query(
+        f"SELECT snapshot_id FROM howdah.tier_snapshots WHERE rel = $1::oid AND {test} ORDER BY at DESC LIMIT 1",
+        (tiered.oid, as_of),
+        None,
+    )
+    if not rows:
+        what = f"snapshot {as_of}" if isinstance(as_of, int) else f"snapshot as of {as_of}"
+        raise SnapshotExpired(
+            f"{tiered.table}: there is no {what}, or it has expired; snapshots() lists those there are"
+        )
+    return int(rows[0]["snapshot_id"])
+
+
+async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
+    """Forget the base's rows, while nobody reads or flushes; older versions can still be read."""
+    await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
+    snapshot = await current(session, tiered, names, " FOR UPDATE")
+    if snapshot.metadata is None:
+        return
+    work = base.library().expressions.AlwaysTrue()
+    made = await asyncio.to_thread(base.change, tiered.location, snapshot.metadata, lambda table: table.delete(work))
+    await session.command(f"TRUNCATE {tiered.shadow}")
+    await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
+    await named(session, tiered, made)
+
+
+async def named(session: Session, tiered: Tiered, made: base.Commit) -> None:
+    """Let a new version of the base count; a transaction is open."""
+    await session.query(
+        "WITH t AS (UPDATE howdah.tiers SET metadata = $2, snapshot_id = $3, generation = generation + 1, files = $4, bytes = $5"
+        " WHERE rel = $1::oid RETURNING rows)"
+        " INSERT INTO howdah.tier_snapshots (rel, snapshot_id, rows, files, bytes) SELECT $1::oid, $3, rows, $4, $5 FROM t"
+        " ON CONFLICT (rel, snapshot_id) DO UPDATE SET rows = excluded.rows",
+        (tiered.oid, made.metadata, made.snapshot, made.total_files, made.total_bytes),
+        None,
+    )
+
+
+# Writing ----------------------------------------------------------------------------------------------------------
 
 
 async def _promote(session: Session, plan: Plan, tiered: Tiered, params: Sequence[Any]) -> None:
     """Bring the bound rows that the statement may touch back to the heap."""
-    name = '"' + plan.alias.replace('"', '""') + '"'
+    name = quoted(plan.alias)
     where = "true" if plan.where is None else f"({plan.where})"
     given = [params[n - 1] for n in plan.where_params] if plan.where is not None else []
     await promoted(session, tiered, f"SELECT {name}.* FROM {tiered.loaded} AS {name} WHERE {where}", given)
@@ -149,15 +251,14 @@ async def promoted(
     session: Session, tiered: Tiered, source: str, params: Sequence[Any], *, most: int | None = PROMOTED
 ) -> None:
     """Bring live base rows back to the heap: their keys are shadowed, which is also what keeps two of us apart."""
-    columns = ", ".join('"' + c.name.replace('"', '""') + '"' for c in tiered.columns if not c.generated)
-    mine = ", ".join('b."' + c.name.replace('"', '""') + '"' for c in tiered.columns if not c.generated)
     # No trigger, rule or cascade sees rows that only change their place.
     await session.command("SET LOCAL session_replication_role = replica")
     moved = await session.query(
         f"WITH b AS (SELECT * FROM ({source}) b WHERE {tiered.live('b')}),"
         f" s AS (INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM b ORDER BY {tiered.keys('b')}"
         f" ON CONFLICT DO NOTHING RETURNING {tiered.keys()})"
-        f" INSERT INTO {tiered.table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {mine} FROM b JOIN s USING ({tiered.keys()})",
+        f" INSERT INTO {tiered.table} ({tiered.names(generated=False)}) OVERRIDING SYSTEM VALUE"
+        f" SELECT {tiered.names('b', generated=False)} FROM b JOIN s USING ({tiered.keys()})",
         params,
         None,
     )
@@ -169,7 +270,8 @@ async def promoted(
         )
 
 
-async def _insert(session: Session, plan: Plan, tiered: Tiered, params: Sequence[Any]) -> Rows:
+async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Rows:
+    """Run a write that makes new keys, and look these up in the base."""
     snapshot = await current(session, tiered)
     for name in (tiered.written, tiered.probe):
         columns = f"AS SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA"
@@ -181,19 +283,15 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, params: Sequence
         await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; TRUNCATE {name}")
     if plan.probe is not None and snapshot.metadata is not None:
         await _relaxed(session, tiered)
-        await session.query(plan.probe, params, None)
+        await session.query(plan.probe, call.params, None)
         keys = await _keys(session, tiered, tiered.probe)
         if keys:
-            rows = await asyncio.to_thread(base.read, snapshot.metadata, filters.keys_in(tiered, keys))
-            if await bind(session, tiered, rows):
+            found = await call.fetch(tiered, snapshot.metadata, filters.keys_in(tiered, keys))
+            if await bind(session, tiered, found.rows):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
-    await session.command("SET LOCAL howdah.gate = 'open'")
-    found = await session.query(plan.sql, params, None)
-    await session.command("SET LOCAL howdah.gate = 'closed'")
-    await _check_new(session, tiered, snapshot)
-    if plan.returning:
-        return Rows(found, lambda: found.columns, f"INSERT 0 {len(found)}", found.elapsed)
-    return Rows([], lambda: (), f"INSERT 0 {found[0]['n']}", found.elapsed)
+    rows = await session.query(plan.sql, call.params, None)
+    await _check_new(session, tiered, snapshot, call)
+    return inserted(plan, rows)
 
 
 async def _relaxed(session: Session, tiered: Tiered) -> None:
@@ -204,30 +302,27 @@ async def _relaxed(session: Session, tiered: Tiered) -> None:
         None,
     )
     for row in rows:
-        quoted = '"' + row["attname"].replace('"', '""') + '"'
-        await session.command(f"ALTER TABLE {tiered.probe} ALTER COLUMN {quoted} DROP NOT NULL")
+        await session.command(f"ALTER TABLE {tiered.probe} ALTER COLUMN {quoted(row['attname'])} DROP NOT NULL")
 
 
 async def _keys(session: Session, tiered: Tiered, table: str) -> list[tuple[Any, ...]]:
     """Keys in the form that the base has them."""
-    shown = ", ".join(
-        f'"{k}"' if tiered.column(k).native else f'"{k}"::text' for k in (n.replace('"', '""') for n in tiered.key)
-    )
-    whole = " AND ".join('"' + k.replace('"', '""') + '" IS NOT NULL' for k in tiered.key)
+    shown = ", ".join(quoted(k) if tiered.column(k).native else f"{quoted(k)}::text" for k in tiered.key)
+    whole = " AND ".join(f"{quoted(k)} IS NOT NULL" for k in tiered.key)
     return [tuple(r) for r in await session.query(f"SELECT DISTINCT {shown} FROM {table} WHERE {whole}", (), None)]
 
 
-async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot) -> None:
+async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call: Call) -> None:
     """A key that lives in the base is taken: the server says so, as it does for one that lives in the heap."""
     if snapshot.metadata is None:
         return
     keys = await _keys(session, tiered, tiered.written)
-    if snapshot.max_key is not None and len(tiered.key) == 1 and all(k[0] > snapshot.max_key for k in keys):
+    largest = snapshot.max_key
+    if largest is not None and tiered.ranked and all(tiered.rank(k[0]) > largest for k in keys):
         return
-    rows = await asyncio.to_thread(base.read, snapshot.metadata, filters.keys_in(tiered, keys)) if keys else None
-    if not rows:
+    found = await call.fetch(tiered, snapshot.metadata, filters.keys_in(tiered, keys)) if keys else None
+    if found is None or not await bind(session, tiered, found.rows):
         return
-    await bind(session, tiered, rows)
     taken = await session.query(
         f"SELECT {tiered.keys('b')} FROM {tiered.loaded} b JOIN {tiered.written} w USING ({tiered.keys()})"
         f" WHERE {tiered.live('b')} LIMIT 1",
@@ -246,3 +341,12 @@ async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot) -> No
             ),
             None,
         )
+
+
+def check_as_of(as_of: object) -> datetime | int | None:
+    """A snapshot's id, or an aware moment."""
+    if as_of is None or (isinstance(as_of, int) and not isinstance(as_of, bool)):
+        return as_of
+    if isinstance(as_of, datetime) and as_of.tzinfo is not None:
+        return as_of
+    raise InvalidInput(f"as_of={as_of!r:.60}: expected an aware datetime or the id of a snapshot")

@@ -22,9 +22,8 @@ SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, attt
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
 """What a table's columns are, as one text: an expression."""
 TIERS = """
-SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, t.metadata, t.snapshot_id, t.generation,
-  t.max_key, t.rows, t.flushed_at, t.last_error, pg_table_is_visible(c.oid) AS visible
-FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 2, 3
+SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible
+FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
 """
 
 
@@ -35,6 +34,7 @@ class Snapshot:
     metadata: str | None
     generation: int
     max_key: int | None
+    """The largest rank of a key that was ever in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ class Tiered:
         return f"{quoted(self.schema)}.{quoted(self.name)}"
 
     @property
+    def pass_(self) -> str:
+        """What a planned INSERT says to the gate."""
+        return f"/*howdah:{self.oid}*/"
+
+    @property
     def shadow(self) -> str:
         """Keys whose base rows are dead."""
         return f"howdah.shadow_{self.oid}"
@@ -75,6 +80,33 @@ class Tiered:
     def probe(self) -> str:
         """Where the rows of an upsert are tried."""
         return f"pg_temp.howdah_probe_{self.oid}_{self.shape[:8]}"
+
+    @property
+    def archive(self) -> str | None:
+        """Where files go that are cold."""
+        found: str | None = self.policy.get("archive_location")
+        return found
+
+    @property
+    def ranked(self) -> bool:
+        """Whether keys have a number that grows with them."""
+        return len(self.key) == 1 and self.column(self.key[0]).type in ("int2", "int4", "int8", "uuid")
+
+    def rank(self, key: Any) -> int:
+        """The number of a key, as the base has it: equal or larger for a larger key."""
+        return int(str(key).replace("-", "")[:15], 16) if self.column(self.key[0]).type == "uuid" else int(key)
+
+    def rank_sql(self, alias: str) -> str:
+        """The same in SQL."""
+        name = f"{alias}.{quoted(self.key[0])}"
+        if self.column(self.key[0]).type == "uuid":
+            return f"('x' || substr(replace({name}::text, '-', ''), 1, 15))::bit(60)::bigint"
+        return f"{name}::bigint"
+
+    def names(self, alias: str = "", *, generated: bool = True) -> str:
+        """The columns, as a list."""
+        dot = f"{alias}." if alias else ""
+        return ", ".join(f"{dot}{quoted(c.name)}" for c in self.columns if generated or not c.generated)
 
     def column(self, name: str) -> TierColumn:
         """A column by name."""

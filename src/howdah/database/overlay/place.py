@@ -1,0 +1,144 @@
+"""Where a base is: a directory, or a prefix of an S3 bucket (credentials and endpoint from the usual AWS variables)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ...errors import InvalidInput, TierError
+
+CONNECT, REQUEST = 5, 30
+"""Seconds until a bucket that does not answer is an error."""
+PROBE = ".howdah"
+
+
+def recorded(location: object) -> str:
+    """A location as ``howdah.tiers`` has it: an absolute path, or a URL without a slash at its end."""
+    if not isinstance(location, (str, os.PathLike)) or not str(location):
+        raise InvalidInput(f"location={location!r:.60}: expected a directory or s3://bucket/prefix")
+    text = os.fspath(location)
+    parts = urlsplit(text)
+    if "://" not in text or (parts.scheme == "file" and not parts.netloc):
+        found = str(Path(unquote(parts.path) if "://" in text else text).expanduser().absolute())
+        if set(found) & set("?#") or not found.isprintable():
+            raise InvalidInput(f"location={text!r}: Iceberg reads ? and # in a path as something else")
+        return found
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment or parts.username:
+        raise InvalidInput(f"location={text!r}: expected a directory or s3://bucket/prefix")
+    return text.rstrip("/")
+
+
+def remote(location: str) -> bool:
+    """Whether a recorded location is a bucket's."""
+    return location.startswith("s3://")
+
+
+def url(location: str) -> str:
+    """The URL of a recorded location."""
+    # Not percent-encoded: PyIceberg takes what follows the scheme as the path.
+    return location if remote(location) else f"file://{location}"
+
+
+def properties(location: str) -> dict[str, str]:
+    """What Iceberg's file access needs to know."""
+    if not remote(location):
+        return {}
+    known = {
+        "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL"),
+        "s3.region": os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION")),
+    }
+    timeouts = {"s3.connect-timeout": str(CONNECT), "s3.request-timeout": str(REQUEST)}
+    return {**{k: v for k, v in known.items() if v}, **timeouts}
+
+
+@lru_cache(64)
+def _s3(endpoint: str | None, region: str | None) -> Any:
+    from pyarrow import fs
+
+    given = {} if region is None else {"region": region}
+    return fs.S3FileSystem(connect_timeout=CONNECT, request_timeout=REQUEST, **given)
+
+
+def files(address: str) -> tuple[Any, str]:
+    """pyarrow's file system for a recorded location or a URL below it, and the path there."""
+    from pyarrow import fs
+
+    if remote(address):
+        known = properties(address)
+        return _s3(known.get("s3.endpoint"), known.get("s3.region")), address.removeprefix("s3://")
+    return fs.LocalFileSystem(), address.removeprefix("file://")
+
+
+def check(location: object) -> str:
+    """The recorded form of a place for a base: it must be empty or new, and writable."""
+    found = recorded(location)
+    from pyarrow import fs
+
+    system, path = files(found)
+    try:
+        if not remote(found):
+            system.create_dir(path, recursive=True)
+        if system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            raise TierError(f"{found}: the location of a tiered table must be empty")
+        with system.open_output_stream(f"{path}/{PROBE}") as probe:
+            probe.write(b"")
+        system.delete_file(f"{path}/{PROBE}")
+    except OSError as error:
+        raise TierError(f"{found}: cannot be used as a location: {error.strerror or error}") from error
+    return found
+
+
+def below(location: str) -> Iterator[tuple[str, int, float]]:
+    """Every file of a place: its URL, its size in bytes, and when it was written (seconds since 1970)."""
+    from pyarrow import fs
+
+    system, path = files(location)
+    for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True)):
+        if info.type == fs.FileType.File:
+            yield (
+                f"{'s3' if remote(location) else 'file'}://{info.path}",
+                int(info.size),
+                float(info.mtime_ns or 0) / 1e9,
+            )
+
+
+def delete(addresses: list[str]) -> None:
+    """Delete files by URL; absent ones are no error."""
+    for address in addresses:
+        system, path = files(address)
+        try:
+            system.delete_file(path)
+        except FileNotFoundError:
+            continue
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a file by URL."""
+    (here, path), (there, place) = files(source), files(target)
+    if not remote(target):
+        there.create_dir(place.rpartition("/")[0], recursive=True)
+    with here.open_input_stream(path) as given, there.open_output_stream(place) as made:
+        while block := given.read(8 * 1024 * 1024):
+            made.write(block)
+
+
+def sync(location: str, began: float | None = None) -> None:
+    """Make durable what was written to a directory since a moment (seconds since 1970); a bucket is so at once."""
+    if remote(location):
+        return
+    since = (time.time() if began is None else began) - 60
+    for folder, _, names in os.walk(location):
+        for name in (*names, "."):
+            place = os.path.join(folder, name)
+            if name != "." and os.stat(place).st_mtime < since:
+                continue
+            number = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
