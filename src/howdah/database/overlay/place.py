@@ -61,6 +61,8 @@ def _s3(endpoint: str | None, region: str | None) -> Any:
     from pyarrow import fs
 
     given = {} if region is None else {"region": region}
+    if endpoint is not None:
+        given |= {"endpoint_override": endpoint.partition("://")[2], "scheme": endpoint.partition("://")[0]}
     return fs.S3FileSystem(connect_timeout=CONNECT, request_timeout=REQUEST, **given)
 
 

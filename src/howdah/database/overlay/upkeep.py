@@ -134,7 +134,7 @@ def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
         target = f"{place.url(tiered.archive)}/{file.file_path.removeprefix(place.url(tiered.location)).lstrip('/')}"
         place.copy(file.file_path, target)
         again = deepcopy(file)
-        again.file_path = target
+        again[1] = target  # a record by place; its second field is the path
         moved.append(again)
     place.sync(tiered.archive)
     with table.transaction() as change, change.update_snapshot().overwrite() as snapshot:
