@@ -7,8 +7,10 @@ What a crash leaves unnamed is never read.
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,13 +19,15 @@ from typing import Any
 from ...errors import InvalidInput, LimitExceeded, StartupError, TierError
 from . import place
 
-IDENTIFIER = "howdah.base"
 PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
     "write.target-file-size-bytes": str(128 * 1024 * 1024),
     "commit.manifest-merge.enabled": "true",
 }
 KEPT = 16
+"""Versions of bases that are kept in memory."""
+MANIFESTS = 1000
+"""Manifests (lists of files) that are."""
 _FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
 
 
@@ -53,8 +57,8 @@ class Found:
 def library() -> Any:
     """PyIceberg, or an error that names what to install."""
     try:
-        import pyiceberg.catalog.memory
         import pyiceberg.expressions
+        import pyiceberg.expressions.visitors
         import pyiceberg.io.pyarrow
         import pyiceberg.table
         import pyiceberg.transforms
@@ -108,26 +112,19 @@ def change(
     location: str, metadata: str | None, work: Callable[[Any], None], *, schema: Any = None, partition: Any = ()
 ) -> Commit:
     """Make a new version of the base by ``work(table)``, durable but not yet named."""
-    ice, began = library(), time.time()
-    known = place.properties(location)
-    catalog = ice.catalog.memory.InMemoryCatalog("howdah", warehouse=place.url(location), **known)
-    try:
-        with told(location):
-            catalog.create_namespace("howdah")
-            if metadata is None:
-                table = catalog.create_table(
-                    IDENTIFIER, schema=schema, location=place.url(location), properties=PROPERTIES
-                )
-                if partition:
-                    with table.update_spec() as spec:
-                        for column, name, argument in partition:
-                            spec.add_field(column, _transform(name, argument), f"{column}_{name}")
-            else:
-                table = catalog.register_table(IDENTIFIER, metadata)
-            work(table)
-            place.sync(location, began)
-    finally:
-        catalog.engine.dispose()
+    library()
+    from .versions import Versions
+
+    began = time.time()
+    versions = Versions("howdah", **place.properties(location))
+    with told(location):
+        if metadata is None:
+            fields = [(column, f"{column}_{name}", _transform(name, argument)) for column, name, argument in partition]
+            table = versions.create(place.url(location), schema, fields, PROPERTIES)
+        else:
+            table = versions.table(metadata)
+        work(table)
+        place.sync(location, began)
     snapshot = table.metadata.current_snapshot()
     told_of = {} if snapshot is None or snapshot.summary is None else snapshot.summary.additional_properties
 
@@ -145,24 +142,77 @@ def change(
 
 
 def commit(location: str, metadata: str | None, schema: Any, partition: Any, rows: Any, dead: Any) -> Commit:
-    """Drop the rows that the expression ``dead`` selects and add ``rows`` (Arrow)."""
+    """Drop the rows that the expression ``dead`` selects and add ``rows`` (Arrow), in one version."""
 
     def work(table: Any) -> None:
-        with table.transaction() as transaction:
-            if dead is not None and metadata is not None:
-                transaction.delete(dead)
-            if rows is not None and rows.num_rows:
-                transaction.append(rows)
+        from .versions import replace
+
+        old, kept = ([], []) if dead is None or metadata is None else _without(metadata, dead)
+        replace(table, old, [*kept, rows])
 
     return change(location, metadata, work, schema=schema, partition=partition)
+
+
+def _without(metadata: str, dead: Any) -> tuple[list[Any], list[Any]]:
+    """The files that hold a row which the expression selects, and what is left of them."""
+    old, kept = [], []
+    gone = filtering(metadata, dead)
+    for file in chosen(metadata, dead, None, None, frozenset(("warm",)))[0]:
+        rest = dataset(metadata, [file]).to_table(filter=~gone)
+        if rest.num_rows < file.record_count:
+            old.append(file)
+            kept.append(rest)
+    return old, kept
 
 
 @lru_cache(KEPT)
 def opened(metadata: str) -> Any:
     """The version of a base that a metadata file describes."""
-    ice = library()
-    known = place.properties(metadata)
-    return ice.table.StaticTable.from_metadata(metadata, known)
+    library()
+    from .versions import Versions
+
+    return Versions("howdah", **place.properties(metadata)).table(metadata)
+
+
+@lru_cache(KEPT)
+def files(metadata: str, snapshot: int | None = None) -> tuple[Any, ...]:
+    """The data files of a version, or of an older one that it knows."""
+    table = opened(metadata)
+    version = table.current_snapshot() if snapshot is None else table.snapshot_by_id(snapshot)
+    if version is None:
+        return ()
+    return tuple(file for manifest in version.manifests(table.io) for file in _listed(manifest, table.io))
+
+
+_manifests: OrderedDict[str, list[Any]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _listed(manifest: Any, io: Any) -> list[Any]:
+    """The files of a manifest, which never changes."""
+    path = manifest.manifest_path
+    with _lock:
+        found = _manifests.get(path)
+    if found is None:
+        found = [entry.data_file for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)]
+    with _lock:
+        _manifests[path] = found
+        _manifests.move_to_end(path)
+        while len(_manifests) > MANIFESTS:
+            _manifests.popitem(last=False)
+    return found
+
+
+def chosen(
+    metadata: str, condition: Any, snapshot: int | None, archive: str | None, tiers: frozenset[str]
+) -> tuple[list[Any], int]:
+    """The files that could hold rows that fit a condition, of these tiers; how many of the other tiers could."""
+    every: Sequence[Any] = files(metadata, snapshot)
+    if condition is not None:
+        test = library().expressions.visitors._InclusiveMetricsEvaluator(opened(metadata).schema(), condition)
+        every = [file for file in every if test.eval(file)]
+    found = [file for file in every if tier_of(file.file_path, archive) in tiers]
+    return found, len(every) - len(found)
 
 
 def read(
@@ -180,34 +230,51 @@ def read(
     """
     if metadata is None:
         return Found()
-    ice = library()
     with told(metadata, "a file of the base is missing or cannot be read"):
-        table = opened(metadata)
-        scan = table.scan(
-            **({} if condition is None else {"row_filter": condition}),
-            **({} if snapshot is None else {"snapshot_id": snapshot}),
-        )
-        tasks, skipped = [], 0
-        for task in scan.plan_files():
-            if _tier(task.file.file_path, archive) in tiers:
-                tasks.append(task)
-            else:
-                skipped += 1
-        if not tasks:
+        names, skipped = chosen(metadata, condition, snapshot, archive, tiers)
+        if not names:
             return Found(skipped=skipped)
-        reader = ice.io.pyarrow.ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
         batches, total = [], 0
-        for batch in reader.to_record_batches(tasks):
+        scanner = dataset(metadata, names).scanner(filter=filtering(metadata, condition), use_threads=len(names) > 1)
+        for batch in scanner.to_batches():
             total += batch.num_rows
             if most is not None and total > most:
                 raise LimitExceeded(f"more than {most:,} rows")
-            batches.append(batch)
+            if batch.num_rows:
+                batches.append(batch)
         import pyarrow as pa
 
         rows = pa.Table.from_batches(batches) if batches else None
-    size = sum(task.file.file_size_in_bytes for task in tasks)
-    return Found(rows, len(tasks), size, skipped)
+    return Found(rows, len(names), sum(file.file_size_in_bytes for file in names), skipped)
 
 
-def _tier(path: str, archive: str | None) -> str:
+def dataset(metadata: str, names: Sequence[Any]) -> Any:
+    """Some files of a version as a data set of pyarrow. A base's columns do not change, so they are the same in all."""
+    import pyarrow.dataset as ds
+
+    parts = []
+    for remote in (False, True):  # an archive may be elsewhere
+        here = [place.files(f.file_path) for f in names if place.remote(f.file_path) == remote]
+        if here:
+            paths = [path for _, path in here]
+            parts.append(ds.dataset(paths, filesystem=here[0][0], schema=_arrow(metadata), format="parquet"))
+    return parts[0] if len(parts) == 1 else ds.dataset(parts)
+
+
+@lru_cache(KEPT)
+def _arrow(metadata: str) -> Any:
+    return library().io.pyarrow.schema_to_pyarrow(opened(metadata).schema(), include_field_ids=False)
+
+
+def filtering(metadata: str, condition: Any) -> Any:
+    """A condition as pyarrow has it."""
+    if condition is None:
+        return None
+    ice = library()
+    schema = opened(metadata).schema()
+    return ice.io.pyarrow.expression_to_pyarrow(ice.expressions.visitors.bind(schema, condition, True), schema)
+
+
+def tier_of(path: str, archive: str | None) -> str:
+    """The tier of a file."""
     return "cold" if archive is not None and path.startswith(place.url(archive) + "/") else "warm"

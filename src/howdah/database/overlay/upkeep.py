@@ -70,9 +70,8 @@ def _planned(metadata: str, tiered: Tiered) -> tuple[list[Any], bool] | None:
         late = []
         edge = _edge(tiered)
         table = base.opened(metadata)
-        for task in table.scan().plan_files():
-            file = task.file
-            if tiered.archive is not None and file.file_path.startswith(place.url(tiered.archive) + "/"):
+        for file in base.files(metadata):
+            if base.tier_of(file.file_path, tiered.archive) == "cold":
                 continue
             if edge is not None and _newest(table, file, tiered) <= edge:
                 late.append(file)
@@ -106,27 +105,18 @@ def _newest(table: Any, file: Any, tiered: Tiered) -> float:
 
 def _merge(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     """Write the rows of some files of one partition into one."""
-    import pyarrow as pa
-    from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
+    from .versions import replace
 
-    scan = table.scan()
-    names = {file.file_path for file in old}
-    tasks = [task for task in scan.plan_files() if task.file.file_path in names]
-    whole = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter).to_table(tasks)
     order = tiered.policy.get("sort_by") or tiered.key
-    whole = pa.Table.sort_by(whole, [(name, "ascending") for name in order])
-    with table.transaction() as change:
-        fresh = list(_dataframe_to_data_files(change.table_metadata, whole, table.io))
-        with change.update_snapshot().overwrite() as snapshot:
-            for file in old:
-                snapshot.delete_data_file(file)
-            for file in fresh:
-                snapshot.append_data_file(file)
+    whole = base.dataset(table.metadata_location, old).to_table().sort_by([(name, "ascending") for name in order])
+    replace(table, old, [whole])
 
 
 def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     """Copy files to the archive and name the copies."""
     from copy import deepcopy
+
+    from .versions import Changing, swap
 
     assert tiered.archive is not None
     moved = []
@@ -137,11 +127,8 @@ def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
         again[1] = target  # a record by place; its second field is the path
         moved.append(again)
     place.sync(tiered.archive)
-    with table.transaction() as change, change.update_snapshot().overwrite() as snapshot:
-        for file in old:
-            snapshot.delete_data_file(file)
-        for file in moved:
-            snapshot.append_data_file(file)
+    with Changing(table) as change:
+        swap(change, old, moved)
 
 
 async def expire(session: Session, tiered: Tiered, older_than: timedelta, keep: int) -> int:

@@ -1,0 +1,89 @@
+"""Versions of an Iceberg table without a catalog: a commit writes the next metadata file, and whoever names it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyiceberg.catalog import MetastoreCatalog
+from pyiceberg.catalog.noop import NoopCatalog
+from pyiceberg.io import load_file_io
+from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import assign_fresh_schema_ids
+from pyiceberg.serializers import FromInputFile
+from pyiceberg.table import CommitTableResponse, Table, Transaction
+from pyiceberg.table.locations import load_location_provider
+from pyiceberg.table.metadata import TableMetadata, new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.table.update import TableRequirement, TableUpdate
+
+IDENTIFIER = ("howdah", "base")
+FIRST_FIELD = 1000
+"""Where the ids of partition fields begin, by Iceberg's specification."""
+
+
+class Versions(NoopCatalog, MetastoreCatalog):
+    """Writes metadata files, and remembers none."""
+
+    def commit_table(
+        self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
+    ) -> CommitTableResponse:
+        """Write the next metadata file of a table."""
+        staged = self._update_and_stage_table(table, table.name(), requirements, updates)
+        if staged.metadata == table.metadata:
+            return CommitTableResponse(metadata=table.metadata, metadata_location=table.metadata_location)  # type: ignore[call-arg]  # by name, as there
+        self._write_metadata(staged.metadata, staged.io, staged.metadata_location)
+        return CommitTableResponse(metadata=staged.metadata, metadata_location=staged.metadata_location)  # type: ignore[call-arg]  # by name, as there
+
+    def create(self, location: str, schema: Any, fields: Any, properties: dict[str, str]) -> Table:
+        """A new table of an Arrow schema; ``fields`` of its partitions are (column, name, transform)."""
+        shape = assign_fresh_schema_ids(self._convert_schema_if_needed(schema))
+        spec = PartitionSpec(
+            *(
+                PartitionField(shape.find_field(column).field_id, FIRST_FIELD + number, transform, name)
+                for number, (column, name, transform) in enumerate(fields)
+            )
+        )
+        metadata = new_table_metadata(shape, spec, UNSORTED_SORT_ORDER, location, properties)
+        place = load_location_provider(location, properties).new_table_metadata_file_location()
+        io = self._load_file_io(properties, place)
+        self._write_metadata(metadata, io, place)
+        return Table(IDENTIFIER, metadata, place, io, self)
+
+    def table(self, metadata: str) -> Table:
+        """The table of a metadata file."""
+        io = load_file_io(self.properties, metadata)
+        found = FromInputFile.table_metadata(io.new_input(metadata))
+        return Table(IDENTIFIER, found, metadata, self._load_file_io(found.properties, metadata), self)
+
+
+class Changing(Transaction):
+    """A transaction that applies its changes to the metadata once, and not each time they are looked at."""
+
+    _applied: tuple[Any, TableMetadata] | None = None
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        """The metadata with the changes so far."""
+        if self._applied is None or self._applied[0] is not self._updates:
+            self._applied = (self._updates, super().table_metadata)
+        return self._applied[1]
+
+
+def replace(table: Table, old: Sequence[Any], rows: Sequence[Any]) -> None:
+    """Put the rows of Arrow tables in the place of some data files, in one snapshot."""
+    with Changing(table) as change:
+        shape = change.table_metadata
+        fresh = [f for part in rows if part.num_rows for f in _dataframe_to_data_files(shape, part, table.io)]
+        swap(change, old, fresh)
+
+
+def swap(change: Transaction, old: Sequence[Any], fresh: Sequence[Any]) -> None:
+    """Name other data files in the place of some."""
+    snapshot = change.update_snapshot()
+    with snapshot.overwrite() if old else snapshot.merge_append() as made:
+        for file in old:
+            made.delete_data_file(file)
+        for file in fresh:
+            made.append_data_file(file)
