@@ -35,6 +35,8 @@ _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
 """Functions that give the same when they are asked twice in a transaction."""
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+_SKIP, _NOWAIT = 2, 3
+"""Wait policies of FOR UPDATE."""
 _OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 """Operators that prune, and what they are from the other side."""
 
@@ -65,8 +67,8 @@ class Plan:
     keys are new."""
     rekey: bool = False
     """Whether keys change: new ones are looked up, as those of inserted rows are."""
-    lock: bool = False
-    """Whether the rows that are read are locked: they are brought back to the heap first."""
+    nowait: bool = False
+    """Whether a row that somebody else has locked is an error at once."""
     mode: str = ""
     """Which tiers are read, if not those that are by default."""
 
@@ -300,6 +302,9 @@ class _Planner:
         single = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
         if not single or len(relations) != 1 or self._mode or select.HasField("with_clause"):
             raise _unsupported("SELECT … FOR UPDATE of more than one tiered table")
+        policies = {c.locking_clause.wait_policy for c in select.locking_clause}
+        if _SKIP in policies:
+            raise _unsupported("SKIP LOCKED over a tiered table")
         relation = items[0].range_var
         target = self._resolve(relation.schemaname, relation.relname)
         assert target is not None
@@ -325,7 +330,7 @@ class _Planner:
             whole,
             True,
             quick=sql if quick else None,
-            lock=True,
+            nowait=_NOWAIT in policies,
         )
 
     def _truncate(self, statement: Any) -> Plan:

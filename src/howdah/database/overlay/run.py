@@ -244,7 +244,11 @@ async def _promote(session: Session, plan: Plan, tiered: Tiered, params: Sequenc
     name = quoted(plan.alias)
     where = "true" if plan.where is None else f"({plan.where})"
     given = [params[n - 1] for n in plan.where_params] if plan.where is not None else []
+    if plan.nowait:
+        await session.command("SET LOCAL lock_timeout = '10ms'")
     await promoted(session, tiered, f"SELECT {name}.* FROM {tiered.loaded} AS {name} WHERE {where}", given)
+    if plan.nowait:
+        await session.command("SET LOCAL lock_timeout TO DEFAULT")
 
 
 async def promoted(
