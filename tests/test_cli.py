@@ -217,7 +217,7 @@ def test_tiers_and_flush(servers: Any, home: Path) -> None:
         assert howdah(home, "tiers", "--store", url).stdout == "no table is tiered\n"
         db.tier("events", location=str(home / "base"), hot_for=0, flush_every=0.1, flush_rows=5, time_column="ts")
         assert told(howdah(home, "tiers", "--store", url, "--json"))[0]["due_rows"] == 30
-        assert howdah(home, "flush", "events", "--store", url).stdout == "30 rows of 1 tables moved\n"
+        assert howdah(home, "flush", "events", "--store", url).stdout == "30 rows moved; tables: 1, new files: 1\n"
         assert "events" in howdah(home, "tiers", "--store", url).stdout
         db.query("INSERT INTO events VALUES (31, '2024-01-01')")
         watcher = subprocess.Popen(

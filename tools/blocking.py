@@ -49,7 +49,7 @@ HEADER = '"""{doc} Blocking twin of ``howdah.{module}``, made by tools/blocking.
 TRANSACT = '''
     def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
         """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 with self.transaction() as tx:
                     return fn(tx)
@@ -78,13 +78,14 @@ DATABASE = '''
         self, fn: Callable[[SqlTransaction], T], *, retries: int = 3, isolation: Isolation = "read committed"
     ) -> T:
         """Run ``fn(tx)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 with self.transaction(isolation=isolation) as tx:
                     return fn(tx)
             except Conflict:
                 if attempt == retries:
                     raise
+                time.sleep(0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
 
     def close(self, *, timeout: float | timedelta = PATIENCE) -> None:
@@ -137,6 +138,11 @@ def rename(text: str) -> str:
     return re.sub(r"\bAsync([A-Z]\w+)", lambda m: m[1] if m[0] in CLASSES else m[0], text)
 
 
+def told(text: str) -> str:
+    """A docstring for blocking callers."""
+    return rename(text).replace("async with", "with").replace("async for", "for")
+
+
 def twin_of(annotation: ast.expr | None) -> str | None:
     """The async class that a result annotation names at its top."""
     node = annotation
@@ -187,7 +193,7 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
         )
     signature = rename(ast.unparse(node.args))
     doc = ast.get_docstring(node, clean=False)
-    body_doc = f'        """{rename(doc)}"""\n' if doc else ""
+    body_doc = f'        """{told(doc)}"""\n' if doc else ""
     decorators = [ast.unparse(d) for d in node.decorator_list]
     twin = twin_of(node.returns)
     inner = f"self._async.{name}" if "property" in decorators else f"self._async.{name}({call_arguments(node.args)})"
@@ -238,7 +244,7 @@ def twin(node: ast.ClassDef) -> str:
         if isinstance(b, ast.Subscript) or (isinstance(b, ast.Name) and b.id in CLASSES)
     )
     parameters = "".join(f"[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
-    doc = rename(ast.get_docstring(node, clean=False) or "").replace("async with", "with").replace("async for", "for")
+    doc = told(ast.get_docstring(node, clean=False) or "")
     lines = [f'class {name}{f"({bases})" if bases else ""}:\n    """{doc}"""\n']
     lines.append(
         f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
@@ -321,12 +327,18 @@ def module_text(module: str, source: str) -> str:
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
     if module == "database":
         lines += [
+            "import time",
             "from ..errors import Conflict",
+            "from ..values import check_retries",
             "from ..database.transaction import Isolation",
             "from .runner import Portal",
         ]
     if module == "store":
-        lines += ["from ..errors import Conflict", "from ..engines.base import innermost"]
+        lines += [
+            "from ..errors import Conflict",
+            "from ..values import check_retries",
+            "from ..engines.base import innermost",
+        ]
     return "\n".join(lines) + "\n\n\n" + body
 
 

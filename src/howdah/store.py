@@ -34,7 +34,7 @@ from .stores.vectors import AsyncVectors, open_vectors
 from .table import AsyncTable
 from .telemetry import Tracer, tracer
 from .urls import parse
-from .values import as_list, check_text
+from .values import as_list, check_retries, check_text
 
 if TYPE_CHECKING:
     from .database.database import AsyncDatabase
@@ -344,7 +344,7 @@ class AsyncStore:
 
     async def transact(self, fn: Callable[[AsyncStore], Coroutine[Any, Any, T]], *, retries: int = 3) -> T:
         """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 async with self.transaction() as tx:
                     return await fn(tx)

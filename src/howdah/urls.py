@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from .errors import InvalidInput
 
 KNOWN: Final = ("agent.db", "sqlite:///agent.db", "memory:", "memory:name", "postgresql://user@host/db", "pg:./data",
-                      "files:./dir")  # fmt: skip
+                "files:./dir")  # fmt: skip
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):")
 _QUERY: Final = re.compile(r"\?(\w+=[^?]*)$")
 

@@ -38,6 +38,13 @@ DELETE: Final = Marker.DELETE
 KEEP: Final = Marker.KEEP
 
 
+def check_retries(retries: object) -> int:
+    """How often a transaction is tried again."""
+    if type(retries) is not int or retries < 0:
+        raise InvalidInput(f"retries={retries!r:.40}: expected an integer >= 0")
+    return retries
+
+
 def check_name(name: object, what: str) -> str:
     """Return ``name`` if it may name a table, column or index; else raise ``InvalidName``."""
     if not isinstance(name, str) or len(name) > 63 or not _NAME.match(name):

@@ -596,3 +596,32 @@ def test_passwords_stay_out_of_arguments_and_messages() -> None:
     with Database.open("postgresql://u:hunt#er2@127.0.0.1:1/x") as bad, pytest.raises(Error) as caught:
         bad.query("SELECT 1")
     assert "hunt" not in str(caught.value)
+
+
+def test_settings_do_not_reach_the_next_caller(database_url: str) -> None:
+    with Database.open(database_url, pool_size=1) as db:
+        db.execute("CREATE SCHEMA s; CREATE TABLE s.hidden (id int)")
+        for sql in (
+            "SET search_path = s",
+            "/* a */ set work_mem = '1MB'; SELECT 1",
+            "SELECT set_config('search_path', 's', false)",
+            "CREATE TEMP TABLE hidden (id int)",
+        ):
+            db.query(sql)
+            with pytest.raises(howdah.UndefinedTable):
+                db.query("SELECT * FROM hidden")
+        assert db.query("SHOW work_mem")[0][0] == "4MB"
+        first = db.query("SELECT pg_backend_pid()")[0][0]
+        db.execute("CREATE TABLE t (a int)")
+        db.query("UPDATE t SET a = 1")
+        with db.transaction() as tx:
+            tx.query("SET LOCAL search_path = s")
+            assert tx.query("SELECT count(*) FROM hidden")[0][0] == 0
+        assert db.query("SELECT pg_backend_pid()")[0][0] == first
+
+
+def test_what_a_database_does_not_take(database_url: str) -> None:
+    with pytest.raises(howdah.Unsupported, match="pooler"):
+        Database.open(f"{database_url}?pooler=1")
+    with Database.open(database_url) as db, pytest.raises(howdah.InvalidInput, match="retries"):
+        db.transact(lambda tx: None, retries=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -17,6 +18,7 @@ from ..database.overlay.manage import (
 from ..database.rows import Checkpointed, DatabaseStatus, Notification
 from ..database.transaction import Isolation
 from ..errors import Conflict
+from ..values import check_retries
 from .runner import Portal, Runner, iterate
 from .sql_transaction import SqlTransaction
 from .statements import Statements
@@ -48,7 +50,7 @@ class Database(Statements):
         return self._run(self._async.start())
 
     def transaction(self, *, isolation: Isolation = "read committed", readonly: bool = False) -> SqlTransaction:
-        """A transaction: ``async with db.transaction() as tx``; inside it call ``tx.query`` and the rest."""
+        """A transaction: ``with db.transaction() as tx``; inside it call ``tx.query`` and the rest."""
         return SqlTransaction(self._async.transaction(isolation=isolation, readonly=readonly), self._run)
 
     def tier(
@@ -117,7 +119,7 @@ class Database(Statements):
         return self._async.flushed
 
     def listen(self, channel: str) -> Iterator[Notification]:
-        """Messages of a channel from now on, on a connection of its own: ``async for note in db.listen("news")``."""
+        """Messages of a channel from now on, on a connection of its own: ``for note in db.listen("news")``."""
         return iterate(self._run, self._async.listen(channel))
 
     def checkpoint(self) -> Checkpointed:
@@ -165,13 +167,14 @@ class Database(Statements):
         self, fn: Callable[[SqlTransaction], T], *, retries: int = 3, isolation: Isolation = "read committed"
     ) -> T:
         """Run ``fn(tx)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 with self.transaction(isolation=isolation) as tx:
                     return fn(tx)
             except Conflict:
                 if attempt == retries:
                     raise
+                time.sleep(0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
 
     def close(self, *, timeout: float | timedelta = PATIENCE) -> None:

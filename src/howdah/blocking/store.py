@@ -17,6 +17,7 @@ from ..schema import ClientKeys
 from ..sealing import Keyring
 from ..store import AsyncStore, T
 from ..stores.limiter import Permit
+from ..values import check_retries
 from .blobs import Blobs
 from .corpus import Corpus
 from .database import Database
@@ -281,7 +282,7 @@ class Store:
 
     def transact(self, fn: Callable[[Store], T], *, retries: int = 3) -> T:
         """Run ``fn(store)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 with self.transaction() as tx:
                     return fn(tx)

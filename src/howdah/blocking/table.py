@@ -156,7 +156,7 @@ class Table(Generic[R]):
     def changes(self, where: Where | None = None, *, since: str | None = None) -> Changes[R]:
         """Committed changes of rows that match ``where`` (before or after), from every process, in commit order.
 
-        ``async for change in table.changes()`` goes on for ever; ``since`` is the ``cursor`` of an earlier change, kept for
+        ``for change in table.changes()`` goes on for ever; ``since`` is the ``cursor`` of an earlier change, kept for
         24 hours. A table that nobody has watched for a day pays nothing.
         """
         return Changes(self._async.changes(where, since=since), self._run)

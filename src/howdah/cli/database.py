@@ -61,7 +61,7 @@ def flush(
     if json:
         emit_json(asdict(done))
     else:
-        out.print(f"{done.rows:,} rows of {done.tables} tables moved to {done.files} files")
+        out.print(f"{done.rows:,} rows moved; tables: {done.tables:,}, new files: {done.files:,}")
 
 
 def _flush(store: str | None, table: str | None) -> Flushed:

@@ -15,7 +15,7 @@ import asyncpg
 from ..engines.sql.dialect import quote
 from ..engines.sql.pool import Pool
 from ..errors import Closed, Conflict, Error, InvalidInput, StartupError, TransactionError
-from ..values import check_text, seconds
+from ..values import check_retries, check_text, seconds
 from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
@@ -210,6 +210,8 @@ class AsyncDatabase(AsyncStatements):
 
     def _release(self, session: Session) -> None:
         assert self._pool is not None
+        if session.marked:  # what somebody has set there must not reach the next caller
+            session.terminate()
         self._pool.release(session)
         self._ended()
 
@@ -260,9 +262,7 @@ class AsyncDatabase(AsyncStatements):
         isolation: Isolation = "read committed",
     ) -> T:
         """Run ``fn(tx)`` in a transaction and return its result; again, up to ``retries`` times, after a conflict."""
-        if type(retries) is not int or retries < 0:
-            raise InvalidInput(f"retries={retries!r}: expected an integer >= 0")
-        for attempt in range(retries + 1):
+        for attempt in range(check_retries(retries) + 1):
             try:
                 async with self.transaction(isolation=isolation) as tx:
                     return await fn(tx)

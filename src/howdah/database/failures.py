@@ -60,10 +60,7 @@ def explain(error: BaseException, sql: str, place: str, timeout: float | None = 
         return QueryTimeout(
             f"{place}: the statement took longer than {timeout} seconds and was cancelled", timeout=timeout
         )
-    if (
-        isinstance(error, (asyncpg.DataError, asyncpg.exceptions.DataError))
-        and getattr(error, "sqlstate", None) is None
-    ):
+    if isinstance(error, asyncpg.DataError) and getattr(error, "sqlstate", None) is None:
         return TypeMismatch(text, sql=sql)
     if isinstance(error, asyncpg.PostgresError):
         return _told(error, text, sql, place)

@@ -22,6 +22,8 @@ def finder(url: str) -> Callable[[], Awaitable[Server]]:
     if parsed.scheme == "pg" and not parsed.rest:
         raise InvalidInput(f"{parsed.text}: name a directory, e.g. pg:./data")
     arguments = server_arguments(parsed) if parsed.scheme == "postgresql" else {}
+    if parsed.options.get("pooler", "").lower() in ("1", "true", "yes"):
+        raise _pooled()
 
     async def find() -> Server:
         if parsed.scheme == "postgresql":
@@ -38,11 +40,17 @@ def of_engine(engine: Any) -> AsyncDatabase:
     arguments = engine.arguments
     if arguments is None:
         raise Unsupported("this store uses a pool of yours: open the database by its URL, Database.open(url)")
+    if engine.pooler:
+        raise _pooled()
 
     async def find() -> Server:
         return Server(engine.place, arguments)
 
     return AsyncDatabase(find, lent=True)
+
+
+def _pooled() -> Unsupported:
+    return Unsupported("plain SQL needs connections of its own, not a pooler's: give the URL of the server itself")
 
 
 async def _embedded(url: Url) -> Server:

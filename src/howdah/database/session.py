@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +23,12 @@ STALE: Final = (
     asyncpg.InvalidSQLStatementNameError,
 )
 """A prepared statement that does not fit the tables any more, or is gone."""
+_MARK: Final = re.compile(
+    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SET\s(?!\s*(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET\b|DISCARD\b|LISTEN\b"
+    r"|LOAD\b|PREPARE\b|CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP)|set_config\s*\(|pg_(?:try_)?advisory_lock",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Statements that leave something on their connection."""
 KEPT: Final = 300
 """Prepared statements that a connection keeps."""
 _MANY: Final = "cannot insert multiple commands into a prepared statement"
@@ -42,6 +49,8 @@ class Session:
         self.connection = connection
         self.place = place
         self._statements: OrderedDict[str, Any] = OrderedDict()
+        self.marked = False
+        """Whether a caller's statement may have left something on the connection, such as a setting."""
 
     # What a pool asks of a connection.
 
@@ -64,6 +73,9 @@ class Session:
 
     # Statements --------------------------------------------------------------------------------------------------
 
+    def _look(self, sql: str) -> None:
+        self.marked = self.marked or _MARK.search(sql) is not None
+
     async def _prepared(self, sql: str, timeout: float | None) -> Any:
         found = self._statements.get(sql)
         if found is None:
@@ -77,6 +89,7 @@ class Session:
     async def query(self, sql: str, params: Sequence[Any], timeout: float | None) -> Rows:
         """Run one statement, or without parameters several, of which the last gives the rows."""
         began = time.perf_counter()
+        self._look(sql)
         try:
             statement = await self._prepared(sql, timeout)
             try:
@@ -118,6 +131,7 @@ class Session:
 
     async def execute(self, script: str, timeout: float | None) -> Executed:
         """Run a script; the server takes it as one transaction unless it holds its own."""
+        self._look(script)
         try:
             await self.connection.execute(script, timeout=timeout)
         except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
@@ -136,6 +150,7 @@ class Session:
 
     async def stream(self, sql: str, params: Sequence[Any], chunk: int, timeout: float | None) -> AsyncIterator[Row]:
         """Rows of a statement, ``chunk`` at a time; a transaction is open."""
+        self._look(sql)
         try:
             statement = await self._prepared(sql, timeout)
             async for row in statement.cursor(*params, prefetch=chunk, timeout=timeout):

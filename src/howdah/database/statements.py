@@ -219,11 +219,9 @@ class AsyncStatements:
         beside = f"pg_temp.howdah_copy_{tiered.oid}"
         async with self._using(block=True) as session:
             await session.command(f"DROP TABLE IF EXISTS {beside}")
-            await session.query(
+            await session.command(
                 f"CREATE TEMP TABLE {beside.partition('.')[2]} ON COMMIT DROP AS"
-                f" SELECT {names} FROM ONLY {tiered.table} WITH NO DATA",
-                (),
-                None,
+                f" SELECT {names} FROM ONLY {tiered.table} WITH NO DATA"
             )
             count = await copying.load(session, beside, source, list(given), *how)
             made = self._tiers.plan(f"INSERT INTO {tiered.table} ({names}) SELECT {names} FROM {beside}")
