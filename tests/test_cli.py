@@ -228,7 +228,7 @@ def test_tiers_and_flush(servers: Any, home: Path) -> None:
         while db.tiers()[0].hot_rows and time.monotonic() < deadline:
             time.sleep(0.1)
         watcher.terminate()
-        assert json.loads(watcher.communicate(timeout=30)[0]) == {"tables": 1, "rows": 1}
+        assert {"tables": 1, "rows": 1}.items() <= json.loads(watcher.communicate(timeout=30)[0]).items()
     for wrong in (["flush", "nothing", "--store", url], ["flush", "events", "--watch", "--store", url], ["tiers"],
                   ["tiers", "--store", "agent.db"]):  # fmt: skip
         done = howdah(home, *wrong)

@@ -243,6 +243,65 @@ def test_the_base_is_an_iceberg_table_for_others(db: Database, location: str) ->
     assert whole.num_rows in (91, 100)
 
 
+def test_analysis_through_duckdb(db: Database, location: str) -> None:
+    make(db, location, 200)
+    db.flush()
+    db.query("UPDATE t SET n = 50 WHERE id IN (3, 4)")
+    db.query("DELETE FROM t WHERE id = 10")
+    fill(db, 20, first=201)
+    db.execute(
+        "CREATE TABLE other (id int PRIMARY KEY, j jsonb, u uuid, m numeric(10, 2), big numeric, v vector(2), at date);"
+        "INSERT INTO other VALUES (1, '{\"a\": [1, 2]}', gen_random_uuid(), 1.50, 2.25, '[1, 2]', '2024-01-02'), (2, NULL, NULL, -3, 1, NULL, NULL)"
+    )
+    sql = "SELECT kind, count(*) AS c, sum(n) AS s FROM t GROUP BY kind ORDER BY kind"
+    found = db.analyze(sql)
+    assert [tuple(r.values()) for r in found.to_pylist()] == list(map(tuple, db.query(sql)))
+    moment = EPOCH + timedelta(hours=150)
+    assert db.analyze("FROM public.t SELECT count(*) AS c WHERE ts > $1", moment).to_pylist() == [{"c": 70}]
+    joined = db.analyze(
+        "WITH x AS (SELECT * FROM t WHERE id < 3) SELECT x.id, o.j->>'$.a[1]' AS a, o.m, o.big, o.v, o.at, typeof(o.u) AS u"
+        " FROM x JOIN other o USING (id) ORDER BY 1"
+    ).to_pylist()
+    assert [r["id"] for r in joined] == [1, 2]
+    assert (joined[0]["a"], float(joined[0]["m"]), joined[0]["big"], joined[0]["v"]) == ("2", 1.5, 2.25, [1.0, 2.0])
+    assert (str(joined[0]["at"]), joined[0]["u"]) == ("2024-01-02", "UUID")
+    with pytest.raises(howdah.SqlSyntaxError):
+        db.analyze("SELEC 1")
+    with pytest.raises(Unsupported):
+        db.analyze("DELETE FROM t")
+    with pytest.raises(howdah.UndefinedTable):
+        db.analyze("SELECT * FROM nothing")
+    with pytest.raises(howdah.QueryError, match="DuckDB"):
+        db.analyze("SELECT nope FROM t")
+    with pytest.raises(InvalidInput):
+        db.analyze("SELECT 1; SELECT 2")
+    with pytest.raises(howdah.QueryTimeout):
+        db.analyze("SELECT count(*) FROM range(100000000) a, range(100000) b", timeout=0.3)
+    assert db.query("SELECT count(*) FROM t")[0][0] == 219
+
+
+def test_decimal_numbers_are_exact_in_the_base(db: Database, tmp_path: Path) -> None:
+    db.execute("CREATE TABLE t (id int PRIMARY KEY, ts timestamptz, m numeric(12, 2), w numeric(40, 3), x numeric)")
+    values = ["1.50", "-0.01", "9999999999.99", None, "NaN"]
+    for number, value in enumerate(values):
+        db.query(
+            "INSERT INTO t VALUES ($1, '2024-01-01', $2::text::numeric, $2::text::numeric, $2::text::numeric)",
+            number,
+            value,
+        )
+    before = db.query("SELECT id, m::text, w::text, x::text FROM t ORDER BY id")
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts")
+    db.flush()
+    assert list(map(tuple, db.query("SELECT id, m::text, w::text, x::text FROM t ORDER BY id"))) == list(
+        map(tuple, before)
+    )
+    assert (db.tiers()[0].hot_rows, db.tiers()[0].warm_rows) == (1, 4)  # what is no number stays
+    with pytest.raises(Unsupported, match="NaN"):
+        db.analyze("SELECT sum(m) AS s FROM t")
+    db.query("DELETE FROM t WHERE id = 4")
+    assert db.analyze("SELECT sum(m) AS s FROM t WHERE id < 4").to_pylist()[0]["s"].as_tuple().exponent == -2
+
+
 def test_locking_truncating_copying_and_new_keys(db: Database, tmp_path: Path) -> None:
     make(db, tmp_path / "base", 30)
     db.flush()

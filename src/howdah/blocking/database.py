@@ -118,6 +118,16 @@ class Database(Statements):
         """What the flusher of this database (``open(…, flusher=True)``) has moved."""
         return self._async.flushed
 
+    def analyze(self, sql: str, *params: Any, timeout: float | timedelta | None = None) -> Any:
+        """The rows of a query in DuckDB's SQL as a pyarrow table: for scans over many old rows (``howdah[analytics]``).
+
+        The tables are those of Postgres, tiered or not, all of one moment, archived rows included. Base files are read where
+        they are; hot rows and whole tables that are not tiered are copied for it, so these should not be large. JSON, uuid,
+        time and vector columns have DuckDB's types, ``numeric`` without a scale is ``DOUBLE``, others are text. Parameters
+        are ``$1``, ``$2``, …
+        """
+        return self._run(self._async.analyze(sql, *params, timeout=timeout))
+
     def listen(self, channel: str) -> Iterator[Notification]:
         """Messages of a channel from now on, on a connection of its own: ``for note in db.listen("news")``."""
         return iterate(self._run, self._async.listen(channel))

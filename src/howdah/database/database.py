@@ -19,6 +19,7 @@ from ..values import check_retries, check_text, seconds
 from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
+from .overlay.analytics import analyze
 from .overlay.flush import Flushed, lease
 from .overlay.flusher import Flusher, flushed
 from .overlay.manage import Tiers, TierSnapshot, TierStatus, is_due, policy_of, snapshots, status, tier, untier
@@ -27,7 +28,7 @@ from .overlay.upkeep import expire
 from .rows import Checkpointed, DatabaseStatus, Notification
 from .server import Server
 from .session import Session
-from .statements import AsyncStatements
+from .statements import AsyncStatements, check_sql
 from .transaction import AsyncSqlTransaction, Isolation
 
 T = TypeVar("T")
@@ -356,6 +357,20 @@ class AsyncDatabase(AsyncStatements):
     def flushed(self) -> Flushed:
         """What the flusher of this database (``open(…, flusher=True)``) has moved."""
         return Flushed() if self._flusher is None else self._flusher.done
+
+    async def analyze(self, sql: str, *params: Any, timeout: float | timedelta | None = None) -> Any:
+        """The rows of a query in DuckDB's SQL as a pyarrow table: for scans over many old rows (``howdah[analytics]``).
+
+        The tables are those of Postgres, tiered or not, all of one moment, archived rows included. Base files are read where
+        they are; hot rows and whole tables that are not tiered are copied for it, so these should not be large. JSON, uuid,
+        time and vector columns have DuckDB's types, ``numeric`` without a scale is ``DOUBLE``, others are text. Parameters
+        are ``$1``, ``$2``, …
+        """
+        text, limit = check_sql(sql), self._limit(timeout)
+        await self.start()
+        async with self._using(block=True, repeatable=True) as session:
+            await self._tiers.load(session)
+            return await analyze(session, self._tiers, text, params, limit)
 
     # Around ------------------------------------------------------------------------------------------------------
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import asyncpg
 
-from ...errors import TierError
+from ...errors import TierError, Unsupported
+from ..failures import DRIVER_ERRORS, explain
 from ..session import Session
-from .columns import arrow_schema, selection
+from .columns import TierColumn, arrow_schema, selection
 from .tiered import Tiered
 
 FORMAT = (
@@ -18,6 +20,7 @@ FORMAT = (
     " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'"
 )
 BLOCK = 4 * 1024 * 1024
+XMIN = "howdah xmin"
 
 
 def _csv(rows: Any) -> Iterator[bytes]:
@@ -61,32 +64,47 @@ async def bind(session: Session, tiered: Tiered, rows: Any) -> int:
 
 async def take(session: Session, tiered: Tiered, where: str, order: str, limit: int) -> tuple[Any, list[str]]:
     """Hot rows as Arrow, with the ``xmin`` of each."""
+    sql = f"SELECT {{columns}}, xmin::text FROM ONLY {tiered.table} t WHERE {where} ORDER BY {order} LIMIT {limit}"
+    found = await fetch(session, tiered.columns, sql, (XMIN,))
+    return found.select([c.name for c in tiered.columns]), found.column(XMIN).to_pylist()
+
+
+async def fetch(session: Session, columns: Sequence[TierColumn], sql: str, more: Sequence[str] = ()) -> Any:
+    """The rows of a query as Arrow: ``{columns}`` in it stands for these columns, ``more`` are texts behind them."""
     import pyarrow as pa
     import pyarrow.csv as csv
 
-    names = [c.name for c in tiered.columns]
-    sql = f"SELECT {selection(tiered.columns)}, xmin::text FROM ONLY {tiered.table} t WHERE {where} ORDER BY {order} LIMIT {limit}"
+    names = [c.name for c in columns]
     out = io.BytesIO()
     await session.command(FORMAT)
-    await session.connection.copy_from_query(sql, output=out, format="csv", force_quote=True)
+    try:
+        text = sql.replace("{columns}", selection(columns), 1)
+        await session.connection.copy_from_query(text, output=out, format="csv", force_quote=True)
+    except asyncio.CancelledError:
+        session.terminate()  # data may still be on its way
+        raise
+    except (*DRIVER_ERRORS, TimeoutError) as error:
+        raise explain(error, sql, session.place) from error
     out.seek(0)
-    schema = arrow_schema(pa, tiered.columns)
-    types = {**{f.name: f.type for f in schema}, "howdah xmin": pa.string()}
+    schema = arrow_schema(pa, columns)
+    for name in more:
+        schema = schema.append(pa.field(name, pa.string()))
     if not out.getbuffer().nbytes:
-        return schema.empty_table(), []
-    found = csv.read_csv(
-        out,
-        read_options=csv.ReadOptions(
-            column_names=[*names, "howdah xmin"], block_size=max(BLOCK, out.getbuffer().nbytes)
-        ),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types=types,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            true_values=["t"],
-            false_values=["f"],
-        ),
-    )
-    return found.select(names).cast(schema), found.column("howdah xmin").to_pylist()
+        return schema.empty_table()
+    try:
+        found = csv.read_csv(
+            out,
+            read_options=csv.ReadOptions(column_names=[*names, *more], block_size=max(BLOCK, out.getbuffer().nbytes)),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                column_types={f.name: f.type for f in schema},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                true_values=["t"],
+                false_values=["f"],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise Unsupported(f"a value that only Postgres has, such as infinity or a decimal NaN: {error}") from error
+    return found.cast(schema)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +26,11 @@ KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid")
 TIMES: Final = ("date", "timestamp", "timestamptz")
 
 
+_DECIMAL: Final = re.compile(r"numeric\((\d+),(\d+)\)")
+MOST_DIGITS: Final = 38
+"""Iceberg's longest decimal numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class TierColumn:
     """One column: its name, Postgres' type by name and as it is spelled, and what matters to a base."""
@@ -38,38 +45,48 @@ class TierColumn:
     @property
     def native(self) -> bool:
         """Whether the base has a type for it."""
-        return self.type in _TWINS
+        return self.type in _TWINS or self.digits is not None
+
+    @property
+    def digits(self) -> tuple[int, int] | None:
+        """Precision and scale of a decimal number that the base has as such."""
+        found = _DECIMAL.fullmatch(self.spelled)
+        return None if found is None or int(found[1]) > MOST_DIGITS else (int(found[1]), int(found[2]))
 
     @property
     def prunable(self) -> bool:
         """Whether the base's statistics can rule values out."""
-        return self.native and self.type not in ("float4", "float8", "bool") and self.exact
+        return self.native and self.type not in ("float4", "float8", "bool", "numeric") and self.exact
 
 
-def arrow_schema(pa: Any, columns: tuple[TierColumn, ...]) -> Any:
+def arrow_schema(pa: Any, columns: Sequence[TierColumn]) -> Any:
     """The Arrow schema of the base."""
     return pa.schema([pa.field(c.name, _arrow(pa, c)) for c in columns])
 
 
 def _arrow(pa: Any, column: TierColumn) -> Any:
+    if column.digits is not None:
+        return pa.decimal128(*column.digits)
     twin = _TWINS.get(column.type, "string")
     if twin.startswith("timestamp"):
         return pa.timestamp("us", "UTC" if twin == "timestamptz" else None)
     return getattr(pa, twin)()
 
 
-def selection(columns: tuple[TierColumn, ...]) -> str:
+def selection(columns: Sequence[TierColumn]) -> str:
     """What COPY reads of a heap: the columns, text where there is no twin."""
     return ", ".join(quoted(c.name) if c.native else f"{quoted(c.name)}::text" for c in columns)
 
 
 def finite(columns: tuple[TierColumn, ...]) -> str:
-    """The condition that every moment has a twin: infinity, years before 1 and after 9999 have none, so such rows stay hot."""
+    """The condition that every value has a twin: infinity, years before 1 and after 9999 and decimal numbers that are none have
+    no one, so such rows stay hot."""
     tests = [
         f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} BETWEEN '0001-01-02' AND '9999-12-30')"
         for c in columns
         if c.type in TIMES
     ]
+    tests += [f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} <> 'NaN')" for c in columns if c.digits is not None]
     return " AND ".join(tests) or "true"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from ...errors import InvalidInput, TieringRefused
+from ...errors import InvalidInput, TieringRefused, UndefinedTable
 from ...values import seconds
 from ..copying import table_name
 from ..session import Session
@@ -117,6 +117,20 @@ async def _tiered(
     columns = tuple(TierColumn(**dict(r)) for r in await session.query(COLUMNS, (oid,), None))
     key = (await session.query(KEY, (oid,), None))[0]
     return Tiered(oid, schema, name, columns, tuple(key["key"] or ()), key["constraint"] or "", location, shape, policy)
+
+
+async def described(session: Session, schema: str, name: str) -> Tiered:
+    """An ordinary table as if it were tiered: its columns and key."""
+    spelled = quoted(name) if not schema else f"{quoted(schema)}.{quoted(name)}"
+    rows = await session.query(
+        "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
+        (spelled,),
+        None,
+    )
+    if not rows:
+        raise UndefinedTable(f'relation "{spelled}" does not exist', sqlstate="42P01")
+    return await _tiered(session, rows[0]["oid"], rows[0]["schema"], rows[0]["name"], "", {}, "")
 
 
 def policy_of(

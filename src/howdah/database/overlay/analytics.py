@@ -1,0 +1,136 @@
+"""Scans through DuckDB: the base's files as they are, with the hot rows and without the dead ones, all of one moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ...errors import InvalidInput, QueryError, QueryTimeout, SqlSyntaxError, StartupError, Unsupported
+from ..session import Session
+from . import base, place
+from .binding import fetch
+from .columns import TierColumn, quoted
+from .manage import Tiers, described
+from .run import current
+
+_CASTS = {
+    "uuid": "UUID",
+    "json": "JSON",
+    "jsonb": "JSON",
+    "numeric": "DOUBLE",
+    "time": "TIME",
+    "vector": "FLOAT[]",
+    "halfvec": "FLOAT[]",
+}
+"""DuckDB's types of columns that the base has as text; what is not here stays text."""
+
+
+def library() -> Any:
+    """DuckDB, or an error that names what to install."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise StartupError("analyze() needs DuckDB: pip install 'howdah[analytics]'") from error
+    return duckdb
+
+
+async def analyze(session: Session, tiers: Tiers, sql: str, params: Sequence[Any], timeout: float | None) -> Any:
+    """The rows of a query in DuckDB's SQL, as an Arrow table; a repeatable-read transaction is open."""
+    connection = library().connect()
+    try:
+        zone = (await session.query("SELECT current_setting('TimeZone') AS zone", (), None))[0]["zone"]
+        for schema, name in _tables(connection, sql):
+            await _load(session, connection, tiers, schema, name)
+        work = asyncio.ensure_future(asyncio.to_thread(_run, connection, sql, params, zone))
+        try:
+            return await asyncio.wait_for(asyncio.shield(work), timeout)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            connection.interrupt()
+            with suppress(Exception):
+                await work
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise QueryTimeout(f"the analysis took longer than {timeout} seconds", timeout=timeout) from None
+    finally:
+        connection.close()
+
+
+def _tables(connection: Any, sql: str) -> list[tuple[str, str]]:
+    """The tables that a query names: schema ("" for the search path) and name."""
+    told = json.loads(connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0][0])
+    if told["error"]:
+        if told["error_type"] == "parser":
+            raise SqlSyntaxError(told["error_message"], sql=sql)
+        raise Unsupported(f"analyze() reads: {told['error_message']}")
+    if len(told["statements"]) != 1:
+        raise InvalidInput("analyze() takes one query")
+    hidden = {entry["key"] for node in _nodes(told) for entry in node.get("cte_map", {}).get("map", ())}
+    named = {(n["schema_name"], n["table_name"]) for n in _nodes(told) if n.get("type") == "BASE_TABLE"}
+    return sorted((schema, name) for schema, name in named if schema or name not in hidden)
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _nodes(child)
+
+
+def _shown(column: TierColumn) -> str:
+    if column.native or column.type not in _CASTS:
+        return quoted(column.name)
+    return f"CAST({quoted(column.name)} AS {_CASTS[column.type]}) AS {quoted(column.name)}"
+
+
+async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, name: str) -> None:
+    """Let DuckDB see a table of Postgres under its name."""
+    tiered = tiers.named(schema, name)
+    table = tiered or await described(session, schema, name)
+    number = f"{table.oid}"
+    heap = await fetch(
+        session,
+        table.columns,
+        f"SELECT {{columns}} FROM ONLY {table.table} t" if tiered else f"SELECT {{columns}} FROM {table.table} t",
+    )
+    connection.register(f"hot_{number}", heap)
+    parts = [f"SELECT * FROM hot_{number}"]
+    if tiered is not None:
+        snapshot = await current(session, tiered)
+        found = () if snapshot.metadata is None else await asyncio.to_thread(base.files, snapshot.metadata)
+        if found and snapshot.metadata is not None:
+            where = ""
+            keys = tuple(c for c in tiered.columns if c.name in tiered.key)
+            dead = await fetch(session, keys, f"SELECT {{columns}} FROM {tiered.shadow} t")
+            if dead.num_rows:
+                connection.register(f"dead_{number}", dead)
+                where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
+            parts.append(f"SELECT * FROM {_source(connection, number, snapshot.metadata, found)} b{where}")
+    shown = ", ".join(map(_shown, table.columns))
+    if schema:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+    spelled = f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
+    connection.execute(f"CREATE VIEW {spelled} AS SELECT {shown} FROM ({' UNION ALL '.join(parts)})")
+
+
+def _source(connection: Any, number: str, metadata: str, found: Sequence[Any]) -> str:
+    """What DuckDB reads files from: by itself from directories, through pyarrow from buckets."""
+    if any(place.remote(file.file_path) for file in found):
+        connection.register(f"base_{number}", base.dataset(metadata, found))
+        return f"base_{number}"
+    paths = ", ".join("'" + place.files(file.file_path)[1].replace("'", "''") + "'" for file in found)
+    return f"read_parquet([{paths}], hive_partitioning = false)"
+
+
+def _run(connection: Any, sql: str, params: Sequence[Any], zone: str) -> Any:
+    duckdb = library()
+    try:
+        connection.execute(f"SET TimeZone = '{zone}'")
+        return connection.sql(sql, params=list(params)).to_arrow_table()
+    except duckdb.IOException as error:
+        with base.told("analyze", "a file of the base is missing or cannot be read"):
+            raise OSError(str(error)) from error
+    except duckdb.Error as error:
+        raise QueryError(f"DuckDB: {error}", sql=sql) from error
