@@ -4,7 +4,7 @@ STAMP := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 BENCH := $(VENV)/.bench
 
-.PHONY: demo test lint types layers check bench support clean
+.PHONY: demo demo-database test lint types layers check bench bench-database support clean
 
 $(PY):
 	python3 -m venv $(VENV)
@@ -48,6 +48,9 @@ $(BENCH): pyproject.toml | $(STAMP)
 
 bench: $(BENCH)
 	$(PY) -m benchmarks
+
+bench-database: $(STAMP)
+	$(PY) -m benchmarks.database
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import platform
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from howdah.engines.sql.embedded import EmbeddedServer
 
 from . import documents, jobs, keyvalue, text, vectors
-from .common import Results
+from .common import Results, write
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -36,28 +34,10 @@ async def main(quick: bool) -> None:
         await vectors.run(results, folder, url, dsn, 10_500, ("SQLite", "Postgres"))
         if not quick:
             await vectors.run(results, folder, url, dsn, 100_000, ("SQLite", "Postgres"))
-            write(results)
+            write(results, PAGE, "make bench")
     finally:
         server.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def write(results: Results) -> None:
-    """The page of results."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "`make bench` prints and writes this page. Each row compares with the peer in the same run, on the same data: medians of",
-        "interleaved rounds. The machine is shared and noisy: the ratios are what counts.",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, 2 cores.",
-        "",
-        "| what | Howdah | peer | ratio | target |",
-        "|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in results.rows),
-        "",
-    ]
-    PAGE.write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 
 Run = Callable[[], Awaitable[object]]
 
@@ -50,6 +53,24 @@ async def rounds(runs: Mapping[str, Run], count: int = 7) -> dict[str, float]:
             if number:  # the first round warms up
                 times[name].append(time.perf_counter() - began)
     return {name: statistics.median(t) for name, t in times.items()}
+
+
+def write(results: Results, page: Path, command: str) -> None:
+    """The page of results."""
+    lines = [
+        "# Benchmarks" + (": the database" if "database" in command else ""),
+        "",
+        f"`{command}` prints and writes this page. Each row compares with the peer in the same run, on the same data: medians of",
+        "interleaved rounds. The machine is shared and noisy: the ratios are what counts.",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python {platform.python_version()}, 2 cores.",
+        "",
+        "| what | Howdah | peer | ratio | target |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in results.rows),
+        "",
+    ]
+    page.write_text("\n".join(lines))
 
 
 def percentile(values: list[float], share: float) -> float:
