@@ -50,10 +50,9 @@ async def by_key(results: Results, db: howdah.AsyncDatabase, raw: Any, folder: P
         await fill(db, name, 20_000, apart=60)
     await db.tier("hot", location=folder / "hot", hot_for=10**9, time_column="ts")
     read = "SELECT * FROM {} WHERE id = $1"
-    prepared = await raw.prepare(read.format("plain"))
     found = await rounds(
         {
-            "raw": lambda: times(READS, lambda i: prepared.fetch(i + 1)),
+            "raw": lambda: times(READS, lambda i: raw.fetch(read.format("plain"), i + 1)),
             "plain": lambda: times(READS, lambda i: db.query(read.format("plain"), i + 1)),
             "hot": lambda: times(READS, lambda i: db.query(read.format("hot"), i + 1)),
         }

@@ -25,7 +25,7 @@ from .overlay.flusher import Flusher, flushed
 from .overlay.manage import Tiers, TierSnapshot, TierStatus, is_due, policy_of, snapshots, status, tier, untier
 from .overlay.run import Stale
 from .overlay.upkeep import expire
-from .rows import Checkpointed, DatabaseStatus, Notification
+from .rows import Checkpointed, DatabaseStatus, Notification, Rows
 from .server import Server
 from .session import Session
 from .statements import AsyncStatements, check_sql
@@ -208,6 +208,13 @@ class AsyncDatabase(AsyncStatements):
                 raise _unreachable(error, self._server.place) from error
             raise
         return session
+
+    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
+        session = await self._acquire()  # without a context manager: this is what is called most
+        try:
+            return await session.query(text, params, limit)
+        finally:
+            self._release(session)
 
     def _release(self, session: Session) -> None:
         assert self._pool is not None

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import asyncpg
@@ -74,7 +75,8 @@ class Session:
     # Statements --------------------------------------------------------------------------------------------------
 
     def _look(self, sql: str) -> None:
-        self.marked = self.marked or _MARK.search(sql) is not None
+        if _marks(sql):
+            self.marked = True
 
     async def _prepared(self, sql: str, timeout: float | None) -> Any:
         found = self._statements.get(sql)
@@ -164,6 +166,11 @@ class Session:
         if isinstance(error, asyncpg.InternalClientError):
             self.terminate()
         return explain(error, sql, self.place, timeout)
+
+
+@lru_cache(1000)
+def _marks(sql: str) -> bool:
+    return _MARK.search(sql) is not None
 
 
 def controls(statement: str) -> bool:

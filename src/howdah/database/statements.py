@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from ..errors import Error, InvalidInput, QueryError, Unsupported
@@ -28,6 +29,11 @@ def check_sql(sql: object) -> str:
     """A statement's text; one that begins or ends a transaction is refused: the connection is lent for one call."""
     if not isinstance(sql, str) or not sql.strip():
         raise InvalidInput(f"expected a SQL statement, got {sql!r:.60}")
+    return _checked(sql)
+
+
+@lru_cache(1000)
+def _checked(sql: str) -> str:
     if sql.split(None, 1)[0].rstrip(";").upper() in _CONTROL and ";" not in sql.strip().rstrip(";"):
         raise InvalidInput(f"{sql.strip()[:40]}: use transaction(), its savepoints and rollback()")
     return check_text(sql, "the statement")
@@ -133,9 +139,9 @@ class AsyncStatements:
             return await run(session, plan, call)
 
     async def _straight(self, text: str, params: tuple[Any, ...], limit: float | None, exact: bool) -> Rows:
-        async with self._using(block=exact) as session:
-            if not exact:
-                return await session.query(text, params, limit)
+        if not exact:
+            return await self._run(text, params, limit)
+        async with self._using(block=True) as session:
             await session.command(
                 "SAVEPOINT exact; SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"
             )
@@ -143,6 +149,10 @@ class AsyncStatements:
             rows = await session.query(f"{text}\n-- exact", params, limit)
             await session.command("RESET enable_indexscan; RESET enable_bitmapscan; RELEASE exact")
             return rows
+
+    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
+        async with self._using() as session:
+            return await session.query(text, params, limit)
 
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""

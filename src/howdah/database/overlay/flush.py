@@ -182,6 +182,12 @@ async def _cut(
             None,
         )
         largest = tiered.rank(max(rows.column(tiered.key[0]).to_pylist())) if tiered.ranked else None
+        if largest is not None:  # before anything of this can be seen
+            await session.query(
+                f"SELECT setval('{tiered.largest}', greatest($1::bigint, last_value)) FROM {tiered.largest}",
+                (largest,),
+                None,
+            )
         await session.query(
             "UPDATE howdah.tiers SET rows = rows + $2, max_key = greatest(max_key, $3::bigint), flushed_at = now(),"
             " last_error = NULL WHERE rel = $1::oid",

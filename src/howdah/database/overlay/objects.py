@@ -25,15 +25,13 @@ CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsq
 CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$ BEGIN
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', TG_RELID::regclass USING ERRCODE = 'HW001',
     HINT = 'Write to it through Howdah.'; END $gate$;
-CREATE OR REPLACE FUNCTION howdah.fresh(tiered oid, key bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $gate$
-  DECLARE largest bigint; BEGIN
-  SELECT max_key INTO largest FROM howdah.tiers WHERE rel = tiered AND metadata IS NOT NULL;
-  IF key <= largest THEN RAISE EXCEPTION 'the key may be on object storage' USING ERRCODE = 'HW002'; END IF;
-  RETURN true; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.doubtful() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $gate$
+  BEGIN RAISE EXCEPTION 'the key may be on object storage' USING ERRCODE = 'HW002'; END $gate$;
 CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel text, sch text) RETURNS void LANGUAGE plpgsql AS $gate$
   BEGIN RAISE EXCEPTION '%', about USING ERRCODE = state, CONSTRAINT = con, TABLE = rel, SCHEMA = sch; END $gate$;
 """
 
+LEAST = -(2**63)
 CHECKS = (
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relkind <> 'r'", "it is no ordinary table"),
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relpersistence <> 'p'", "it is temporary or unlogged"),
@@ -98,6 +96,8 @@ def create(tiered: Tiered) -> list[str]:
     return [
         f"CREATE TABLE {tiered.shadow} AS SELECT {keys} FROM ONLY {tiered.table} WITH NO DATA",
         f"ALTER TABLE {tiered.shadow} ADD PRIMARY KEY ({keys})",
+        # A sequence is read as it is at this moment, whatever a statement's snapshot is.
+        f"CREATE SEQUENCE {tiered.largest} MINVALUE {LEAST} START {LEAST}",
         f"CREATE TABLE howdah.gate_{tiered.oid} () INHERITS ({tiered.table})",
         f"CREATE STATISTICS howdah.gate_{tiered.oid}_s ON (CASE WHEN howdah.gate('{spelled}') THEN"
         f" {tiered.keys().partition(', ')[0]} END) FROM howdah.gate_{tiered.oid}",
@@ -112,6 +112,7 @@ def drop(tiered: Tiered) -> list[str]:
         f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
+        f"DROP SEQUENCE IF EXISTS {tiered.largest}",
         f"DELETE FROM howdah.tier_snapshots WHERE rel = {tiered.oid}",
         f"DELETE FROM howdah.tiers WHERE rel = {tiered.oid}",
     ]

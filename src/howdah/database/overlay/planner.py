@@ -402,7 +402,8 @@ class _Planner:
         sql = self._noting(inner, returning, target, alias)
         quick = None
         if target.ranked and not self._uses and probe is None:
-            fresh = f"howdah.fresh({target.oid}, {target.rank_sql(named)})"
+            largest = f"coalesce(pg_sequence_last_value('{target.largest}'), {-(2**63)})"
+            fresh = f"CASE WHEN {target.rank_sql(named)} > {largest} THEN true ELSE howdah.doubtful() END"
             quick = (
                 f"{target.pass_} WITH howdah_new AS ({inner}) SELECT {shown} FROM howdah_new AS {named} WHERE {fresh}"
             )

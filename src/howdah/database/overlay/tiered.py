@@ -67,6 +67,11 @@ class Tiered:
         return f"howdah.shadow_{self.oid}"
 
     @property
+    def largest(self) -> str:
+        """The sequence that holds the largest rank of a key that was ever in the base."""
+        return f"howdah.largest_{self.oid}"
+
+    @property
     def loaded(self) -> str:
         """Where base rows are bound for a statement."""
         return f"pg_temp.howdah_base_{self.oid}_{self.shape[:8]}"
