@@ -185,6 +185,10 @@ class AsyncDatabase(AsyncStatements):
             connection.add_log_listener(lambda _, message: tell(str(message)))
         return Session(connection, server.place)
 
+    @property
+    def _plain(self) -> bool:
+        return self._state == "open" and not self._tiers.active
+
     async def _begun(self) -> None:
         if self._state != "open":
             await self.start()

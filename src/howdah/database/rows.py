@@ -20,42 +20,60 @@ class Reading:
     skipped: frozenset[str] = frozenset()
 
 
+_PLAIN = Reading(())
+
+
 class Rows(list[Row]):
     """The rows of one statement, in the server's order."""
 
-    __slots__ = ("_columns", "affected", "bytes_read", "elapsed", "files_read", "skipped", "status", "tiers")
+    __slots__ = ("_columns", "_reading", "elapsed", "status")
 
     def __init__(
         self, rows: Sequence[Row], columns: Callable[[], tuple[str, ...]], status: str, elapsed: float
     ) -> None:
         super().__init__(rows)
         self._columns = columns
+        self._reading = _PLAIN
         self.status = status
         """The command tag, such as ``INSERT 0 3``."""
-        number = status.rpartition(" ")[2]
-        self.affected = int(number) if number.isdigit() else 0
-        """How many rows the statement returned or changed."""
         self.elapsed = elapsed
         """Seconds from sending the statement to its last row."""
-        self.tiers: tuple[str, ...] = ()
-        """The tiers of tiered tables that were asked, of ``hot``, ``warm`` and ``cold``."""
-        self.files_read = 0
-        """How many files of object storage were opened for it."""
-        self.bytes_read = 0
-        """Their size in bytes."""
-        self.skipped: tuple[str, ...] = ()
-        """The tiers that could hold more rows and were not asked."""
 
     def told(self, reading: Reading) -> Rows:
         """The same rows with what was read for them."""
-        self.tiers, self.files_read, self.bytes_read = reading.tiers, reading.files, reading.bytes
-        self.skipped = tuple(sorted(reading.skipped))
+        self._reading = reading
         return self
+
+    @property
+    def affected(self) -> int:
+        """How many rows the statement returned or changed."""
+        number = self.status.rpartition(" ")[2]
+        return int(number) if number.isdigit() else 0
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of tiered tables that were asked, of ``hot``, ``warm`` and ``cold``."""
+        return self._reading.tiers
+
+    @property
+    def files_read(self) -> int:
+        """How many files of object storage were opened for it."""
+        return self._reading.files
+
+    @property
+    def bytes_read(self) -> int:
+        """Their size in bytes."""
+        return self._reading.bytes
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The tiers that could hold more rows and were not asked."""
+        return tuple(sorted(self._reading.skipped))
 
     @property
     def complete(self) -> bool:
         """Whether every row that could match was looked at."""
-        return not self.skipped
+        return not self._reading.skipped
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -86,12 +86,14 @@ class AsyncStatements:
         of a moment or snapshot. Raises a ``QueryError`` with SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput``
         for parameters that do not fit.
         """
-        text, limit, mode = check_sql(sql), self._limit(timeout), _mode(tier, as_of)
+        text = check_sql(sql)
+        limit = self._timeout if timeout is None else seconds(timeout, "timeout")
+        mode = "" if tier is None and as_of is None else _mode(tier, as_of)
         for again in (False, True):
             try:
-                plan = await self._planned(text, mode)
+                plan = await self._planned(text, mode) if mode or not self._plain else None
                 if plan is None:
-                    return await self._straight(text, params, limit, exact)
+                    return await (self._exactly(text, params, limit) if exact else self._run(text, params, limit))
                 if exact:
                     raise Unsupported("exact=True over a tiered table is not supported")
                 if (
@@ -116,16 +118,21 @@ class AsyncStatements:
     async def _quickly(self, plan: Plan, sql: str, params: tuple[Any, ...], limit: float | None) -> Rows | None:
         """What the heap alone gives for a key, if that is all there is."""
         if plan.kind != "insert":
-            rows = await self._straight(sql, params, limit, False)
+            rows = await self._run(sql, params, limit)
             return rows.told(Reading()) if rows.affected else None
         if not self._alone:
             return None
         try:
-            return inserted(plan, await self._straight(sql, params, limit, False)).told(Reading())
+            return inserted(plan, await self._run(sql, params, limit)).told(Reading())
         except QueryError as error:
             if error.sqlstate != "HW002":
                 raise
             return None
+
+    @property
+    def _plain(self) -> bool:
+        """Whether it is known that no table is tiered."""
+        return not self._tiers.active
 
     async def _begun(self) -> None:
         """Know which tables are tiered."""
@@ -138,9 +145,7 @@ class AsyncStatements:
         async with self._using(block=True, repeatable=plan.kind == "read") as session:
             return await run(session, plan, call)
 
-    async def _straight(self, text: str, params: tuple[Any, ...], limit: float | None, exact: bool) -> Rows:
-        if not exact:
-            return await self._run(text, params, limit)
+    async def _exactly(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
         async with self._using(block=True) as session:
             await session.command(
                 "SAVEPOINT exact; SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"
