@@ -21,6 +21,9 @@ $(STAMP): pyproject.toml | $(PY)
 demo: $(DEMO)
 	$(PY) tools/demo.py
 
+demo-database: $(STAMP)
+	$(PY) tools/demo_database.py
+
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadfile
 
@@ -51,6 +54,7 @@ bench: $(BENCH)
 
 bench-database: $(STAMP)
 	$(PY) -m benchmarks.database
+
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

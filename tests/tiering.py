@@ -1,0 +1,249 @@
+"""What the tests of tiered tables share: a tiered table beside a plain one, and random statements for both."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from howdah import Database, Error, QueryError
+
+STATEMENTS = int(os.environ.get("HOWDAH_TIER_STATEMENTS", "20000"))
+SEED = int(os.environ.get("HOWDAH_TIER_SEED", "1"))
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+SHAPE = (
+    "(id bigint PRIMARY KEY, ts timestamptz, kind text, n int, doc jsonb, tags text[], money numeric(12, 2), f float8)"
+)
+
+
+MORE = (
+    "numeric(10, 3) DEFAULT 1.5",
+    "uuid DEFAULT '00000000-0000-0000-0000-0000000000ff'",
+    "bytea DEFAULT '\\xdead'",
+    "time DEFAULT '23:59:59.999999'",
+    "interval DEFAULT '1 mon 2 days -03:00'",
+    "int[] DEFAULT '{{1,2},{3,NULL}}'",
+    "int GENERATED ALWAYS AS (n * 2) STORED",
+    "date DEFAULT '2024-02-29'",
+    "varchar(5) DEFAULT E'\\u00e9\"\\n,'",
+    "boolean DEFAULT true",
+    "real DEFAULT 'NaN'",
+    "timestamp DEFAULT '2024-02-29 23:59:59.999999'",
+    "char(4) DEFAULT 'x'",
+    "smallint DEFAULT -32768",
+    'json DEFAULT \'{"a": [1, "é"]}\'',
+    "inet DEFAULT '10.0.0.1/8'",
+)
+"""Columns of which a random schema has some."""
+
+
+def make(db: Database, folder: Path, rows: int = 0, more: Sequence[str] = (), **policy: Any) -> None:
+    """A tiered table ``t`` and a plain one, ``p``, with the same rows, all of which have cooled."""
+    shape = SHAPE.removesuffix(")") + "".join(f", x{i} {column}" for i, column in enumerate(more)) + ")"
+    db.execute(f"CREATE TABLE t {shape}; CREATE TABLE p {shape}")
+    for name in "tp":
+        db.query(
+            f"INSERT INTO {name} (id, ts, kind, n, doc, tags, money, f) SELECT n, $1::timestamptz + n * interval '1 hour', 'k' || n % 5, n % 7, jsonb_build_object('n', n),"
+            f" ARRAY['a', n::text], n / 8.0, n / 3.0 FROM generate_series(1, $2::int) n",
+            EPOCH,
+            rows,
+        )
+    db.tier("t", **{"location": folder / "base", "hot_for": 0, "time_column": "ts", **policy})
+
+
+def same(db: Database, **options: Any) -> None:
+    """Both tables have the same rows."""
+    for order in ("id", "ts, kind, id"):
+        mine, plain = (db.query(f"SELECT * FROM {name} ORDER BY {order}", **options) for name in "tp")
+        assert list(map(repr, map(tuple, mine))) == list(map(repr, map(tuple, plain)))
+
+
+class Statements:
+    """Random statements, with ``{t}`` where the table's name belongs."""
+
+    def __init__(self, random_: random.Random, more: Sequence[str] = ()) -> None:
+        self.random = random_
+        self.more = [f"x{i}" for i, column in enumerate(more) if "GENERATED" not in column]
+
+    def key(self) -> int:
+        return self.random.randrange(1, 120)
+
+    def moment(self) -> datetime:
+        return EPOCH + timedelta(hours=self.random.randrange(0, 130))
+
+    def write(self) -> tuple[str, list[Any]]:
+        pick, key = self.random.randrange(22), self.key()
+        row = [
+            key,
+            self.moment(),
+            self.random.choice(["k1", "x", "", None, 'tab\t "q" \\N\nline']),
+            self.random.randrange(9),
+        ]
+        if pick == 0:
+            return "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4)", row
+        if pick == 1:
+            return (
+                "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4) RETURNING id, upper(kind) AS k, {t}.n",
+                row,
+            )
+        if pick == 2:
+            return (
+                "INSERT INTO {t} AS x (id, ts, kind, n) VALUES ($1, $2, $3, $4), ($1 + 1, $2, $3, $4)"
+                " ON CONFLICT (id) DO UPDATE SET kind = excluded.kind || '+', n = x.n + 1 WHERE x.n < 6 RETURNING id, kind, n"
+            ), row
+        if pick == 3:
+            return "INSERT INTO {t} (id, ts, kind, n) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", row
+        if pick == 4:
+            return "INSERT INTO {t} (id, ts, n) SELECT id + 200, ts, n FROM {t} WHERE id BETWEEN $1 AND $1 + 2", row[:1]
+        if pick == 5:
+            return "UPDATE {t} SET n = n + 1, doc = doc || '{\"u\": 1}' WHERE id = $1 RETURNING id, n, doc", [key]
+        if pick == 6:
+            return "UPDATE {t} AS q SET kind = $2, tags = tags || $2 WHERE q.n = $1 AND q.id < $3", [
+                key % 7,
+                "new",
+                key,
+            ]
+        if pick == 7:
+            return (
+                "UPDATE {t} SET money = money * 2 FROM other WHERE other.id = {t}.n AND {t}.id > $1 RETURNING {t}.id, money",
+                [key],
+            )
+        if pick == 8:
+            return "DELETE FROM {t} WHERE id = $1 RETURNING *", [key]
+        if pick == 9:
+            return "DELETE FROM {t} WHERE ts < $1 AND kind IN ('k1', 'x') AND id % 3 = 0", [self.moment()]
+        if pick == 10:
+            return "DELETE FROM {t} USING other o WHERE o.id = {t}.n AND {t}.id = ANY($1)", [[key, key + 1, key + 2]]
+        if pick == 11:
+            return "INSERT INTO {t} VALUES ($1, $2, $3, $4)", [None, *row[1:]]
+        if pick == 12:
+            return "UPDATE {t} SET n = 1 / (n - n) WHERE id = $1", [key]
+        if pick == 13:
+            return "UPDATE {t} SET id = id + $2 WHERE id = $1 RETURNING id, kind", [key, self.random.randrange(0, 40)]
+        if pick == 14:
+            return "UPDATE {t} SET id = $1 WHERE n = $2 AND id < 10", [key, key % 7]
+        if pick == 15:
+            return "SELECT id, n FROM {t} AS q WHERE q.id BETWEEN $1 AND $1 + 3 ORDER BY id FOR UPDATE", [key]
+        if pick == 16:
+            return "SELECT kind FROM {t} WHERE id = $1 FOR SHARE", [key]
+        if pick == 17:
+            return "DELETE FROM {t} WHERE id IN (SELECT max(x.id) FROM {t} x WHERE x.n = $1)", [key % 7]
+        if pick == 18:
+            return (
+                "UPDATE {t} SET kind = z.kind FROM {t} z WHERE z.id = {t}.id + 1 AND {t}.id = $1 RETURNING {t}.id, {t}.kind"
+            ), [key]
+        if pick == 19:
+            if self.random.random() < 0.1:
+                return "TRUNCATE {t}", []
+            return "DELETE FROM {t} WHERE id = $1 AND n > 3", [key]
+        if pick == 20 and self.more:
+            column = self.random.choice(self.more)
+            value = self.random.choice(["DEFAULT", "NULL", column])
+            return f"UPDATE {{t}} SET {column} = {value} WHERE id BETWEEN $1 AND $1 + 1 RETURNING id, {column}", [key]
+        if pick == 20:
+            return "UPDATE {t} SET doc = NULL, kind = DEFAULT WHERE id = $1 AND kind IS NOT NULL", [key]
+        return (
+            "INSERT INTO into_{t} SELECT id + 1000 + count(*) OVER () FROM {t} WHERE id = $1 ON CONFLICT DO NOTHING",
+            [key],
+        )
+
+    def read(self) -> tuple[str, list[Any]]:
+        key = self.key()
+        choices: list[tuple[str, list[Any]]] = [
+            ("SELECT * FROM {t} WHERE id = $1", [key]),
+            ("SELECT count(*), sum(n), avg(money), min(kind), max(f) FROM {t} WHERE ts >= $1", [self.moment()]),
+            (
+                "SELECT kind, count(*) FROM {t} WHERE ts BETWEEN $1 AND $2 GROUP BY 1 ORDER BY 1",
+                [self.moment(), self.moment()],
+            ),
+            (
+                "SELECT a.id, b.id FROM {t} a JOIN {t} b ON a.n = b.n WHERE a.id IN (1, 2, 50) AND b.id < $1 ORDER BY 1, 2",
+                [key],
+            ),
+            (
+                "SELECT o.id, x.kind FROM other o LEFT JOIN {t} x ON x.id = o.id WHERE x.n > 2 OR x.id IS NULL ORDER BY 1",
+                [],
+            ),
+            (
+                "WITH w AS (SELECT *, row_number() OVER (PARTITION BY n ORDER BY id) r FROM {t}) SELECT id, r FROM w WHERE r <= 2 ORDER BY 1",
+                [],
+            ),
+            (
+                "SELECT id FROM {t} WHERE EXISTS (SELECT 1 FROM other o WHERE o.id = {t}.n) AND kind = $1 ORDER BY id LIMIT 7",
+                ["k1"],
+            ),
+            ("SELECT id FROM {t} WHERE n = 3 UNION SELECT id FROM {t} WHERE $1 < id ORDER BY 1", [key]),
+            (
+                "SELECT id, (SELECT max(z.n) FROM {t} z WHERE z.id <= {t}.id) FROM {t} WHERE id = ANY($1) ORDER BY 1",
+                [[key, key + 3]],
+            ),
+            ("SELECT DISTINCT n, tags[1] FROM {t} WHERE doc->>'n' > $1 ORDER BY 1, 2", [str(key)]),
+            ("SELECT 1 / (n - n) FROM {t} WHERE id = $1", [key]),
+            ("SELECT {t}.* FROM {t} WHERE $1 > ts ORDER BY ts DESC, id OFFSET 3 LIMIT 5", [self.moment()]),
+        ]
+        return self.random.choice(choices)
+
+
+def outcome(run: Any, sql: str, params: list[Any], options: dict[str, Any]) -> Any:
+    try:
+        rows = run.query(sql, *params, **(options if sql.startswith(("SELECT", "WITH")) and "FOR " not in sql else {}))
+    except QueryError as error:
+        return type(error), error.sqlstate
+    shown = list(map(repr, map(tuple, rows)))
+    return shown if "ORDER BY" in sql else sorted(shown), rows.affected
+
+
+def episode(db: Database, folder: Path, seed: str, count: int, **policy: Any) -> None:
+    """Any statement, flushed at any moment, in transactions or not, gives the rows and errors of a plain table."""
+    random_ = random.Random(seed)
+    more = random_.sample(MORE, 4)
+    make(db, folder, 100, more, **policy)
+    db.execute("CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 4)")
+    db.execute("CREATE TABLE into_t (id bigint PRIMARY KEY); CREATE TABLE into_p (id bigint PRIMARY KEY)")
+    statements, done = Statements(random_, more), 0
+    # Rows that went to the archive are read on request.
+    asked = {"tier": "all"} if "archive_after" in policy else {}
+    while done < count:
+        step = random_.random()
+        if step < 0.04:
+            db.flush()
+        elif step < 0.07:
+            done += 1
+            same(db, **asked)
+        elif step < 0.2:
+            done += _together(db, statements, random_, asked)
+        else:
+            sql, params = random_.choice([statements.read, statements.write])()
+            mine, plain = (outcome(db, sql.replace("{t}", name), params, asked) for name in "tp")
+            assert mine == plain, (seed, sql, params, done)
+            done += 1
+    same(db, **asked)
+    assert list(map(tuple, db.query("TABLE into_t ORDER BY 1"))) == list(
+        map(tuple, db.query("TABLE into_p ORDER BY 1"))
+    )
+    db.untier("t")
+    same(db)
+
+
+def _together(db: Database, statements: Statements, random_: random.Random, asked: dict[str, Any]) -> int:
+    """Some statements in one transaction, each in a savepoint; how many."""
+    commit, isolation = random_.random() < 0.6, random_.choice(["read committed", "repeatable read"])
+    batch = [random_.choice([statements.read, statements.write])() for _ in range(random_.randrange(1, 5))]
+    found = []
+    for name in "tp":
+        results: list[Any] = []
+        try:
+            with db.transaction(isolation=isolation) as tx:  # type: ignore[arg-type]  # one of them
+                for sql, params in batch:
+                    with tx.transaction() as inner:
+                        results.append(outcome(inner, sql.replace("{t}", name), params, asked))
+                if not commit:
+                    raise ZeroDivisionError
+        except (ZeroDivisionError, Error) as error:
+            results.append(type(error))
+        found.append(results)
+    assert found[0] == found[1], batch
+    return len(batch)
