@@ -153,6 +153,18 @@ def commit(location: str, metadata: str | None, schema: Any, partition: Any, row
     return change(location, metadata, work, schema=schema, partition=partition)
 
 
+def empty(location: str, metadata: str) -> Commit | None:
+    """A version without rows; ``None`` if this one has none."""
+    old = files(metadata)
+
+    def work(table: Any) -> None:
+        from .versions import replace
+
+        replace(table, old, [])
+
+    return change(location, metadata, work) if old else None
+
+
 def _without(metadata: str, dead: Any) -> tuple[list[Any], list[Any]]:
     """The files that hold a row which the expression selects, and what is left of them."""
     old, kept = [], []

@@ -7,9 +7,8 @@ planner does not see, because a view or function hides it, Postgres refuses: the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 import postgast
@@ -18,6 +17,7 @@ from ...errors import Unsupported
 from .columns import quoted
 from .filters import Condition
 from .tiered import Tiered
+from .tree import comparison, condition, deparsed, fields, parsed, range_vars, return_all, returned_text, walk
 
 Resolve = Callable[[str, str], Tiered | None]
 """The tiered table of a schema ("" for the search path) and name."""
@@ -37,8 +37,6 @@ _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "json
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
-_OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-"""Operators that prune, and what they are from the other side."""
 
 
 @dataclass(slots=True)
@@ -73,20 +71,10 @@ class Plan:
     """Which tiers are read, if not those that are by default."""
 
 
-@lru_cache(2000)
-def parsed(sql: str) -> Any:
-    """The parse tree of a text, or ``None``: the server will say what is wrong."""
-    try:
-        tree = postgast.parse(sql)
-    except postgast.PgQueryError:
-        return None
-    return tree
-
-
 def plan(sql: str, resolve: Resolve, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
-    if found is None or not any(True for r in _range_vars(found) if resolve(r.schemaname, r.relname)):
+    if found is None or not any(True for r in range_vars(found) if resolve(r.schemaname, r.relname)):
         return None
     if len(found.stmts) > 1:
         raise _unsupported("several statements at once over tiered tables in query()")
@@ -98,27 +86,6 @@ def plan(sql: str, resolve: Resolve, mode: str = "") -> Plan | None:
     tree = type(found)()
     tree.CopyFrom(found)
     return _Planner(resolve, mode).plan(tree)
-
-
-def _fields(message: Any) -> Iterator[tuple[str, Any]]:
-    for descriptor, value in message.ListFields():
-        if descriptor.message_type is None:
-            continue
-        for item in value if descriptor.is_repeated else [value]:
-            yield descriptor.name, item
-
-
-def _range_vars(message: Any) -> Iterator[Any]:
-    if type(message).__name__ == "RangeVar":
-        yield message
-    for _, child in _fields(message):
-        yield from _range_vars(child)
-
-
-def _walk(message: Any) -> Iterator[Any]:
-    yield message
-    for _, child in _fields(message):
-        yield from _walk(child)
 
 
 def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
@@ -151,8 +118,8 @@ class _Planner:
 
     def plan(self, tree: Any) -> Plan:
         """The plan of a statement's tree, which is changed."""
-        self._mentioned.update(m.number for m in _walk(tree) if type(m).__name__ == "ParamRef")
-        for relation in _range_vars(tree):
+        self._mentioned.update(m.number for m in walk(tree) if type(m).__name__ == "ParamRef")
+        for relation in range_vars(tree):
             tiered = self._resolve(relation.schemaname, relation.relname)
             if tiered is not None:
                 spelled = ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
@@ -185,7 +152,7 @@ class _Planner:
         return self._insert(write, target) if kind == "insert_stmt" else self._change(kind, tree, write, target)
 
     def _purity(self, node: Any) -> Kind:
-        inner = [m for m in _walk(node) if type(m).__name__ == "CommonTableExpr"]
+        inner = [m for m in walk(node) if type(m).__name__ == "CommonTableExpr"]
         return "mixed" if any(c.ctequery.WhichOneof("node") in _WRITES for c in inner) else "read"
 
     # Reading -----------------------------------------------------------------------------------------------------
@@ -197,7 +164,7 @@ class _Planner:
         kind = type(statement).__name__
         if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
             raise _unsupported("SELECT … FOR UPDATE over a tiered table")
-        for name, child in _fields(statement):
+        for name, child in fields(statement):
             if name != "with_clause":
                 self._visit(child, hidden, (kind, name), scope)
 
@@ -239,7 +206,7 @@ class _Planner:
         # Of an outer join no condition above is one of its sides; under an alias the names below mean nothing above.
         if kind == "JoinExpr" and (message.jointype not in (0, 1) or message.HasField("alias")):
             scope = _Scope()
-        for name, child in _fields(message):
+        for name, child in fields(message):
             self._visit(child, hidden, (kind, name), scope)
 
     def _tiered(self, relation: Any, hidden: frozenset[str]) -> Tiered | None:
@@ -248,7 +215,7 @@ class _Planner:
         return self._resolve(relation.schemaname, relation.relname)
 
     def _mentions(self, statement: Any, hidden: frozenset[str]) -> bool:
-        return any(self._tiered(r, hidden) is not None for item in statement.from_clause for r in _range_vars(item))
+        return any(self._tiered(r, hidden) is not None for item in statement.from_clause for r in range_vars(item))
 
     def _range(self, node: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
         relation = node.range_var
@@ -274,9 +241,9 @@ class _Planner:
         relation = items[0].range_var
         tiered = self._resolve(relation.schemaname, relation.relname)
         others = ("with_clause", "having_clause", "locking_clause", "group_clause", "distinct_clause", "window_clause")
-        if tiered is None or not relation.inh or any(name in others for name, _ in _fields(select)):
+        if tiered is None or not relation.inh or any(name in others for name, _ in fields(select)):
             return None
-        if any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(select)):
+        if any(type(m).__name__ in ("SubLink", "FuncCall") for m in walk(select)):
             return None
         alias = relation.alias if relation.HasField("alias") else None
         if alias is not None and len(alias.colnames) > 0:
@@ -295,7 +262,7 @@ class _Planner:
 
     def _locking(self, tree: Any, select: Any) -> Plan | None:
         """The plan of SELECT … FOR UPDATE of one tiered table; ``None`` if it names none."""
-        relations = list(_range_vars(select))
+        relations = list(range_vars(select))
         if not any(self._resolve(r.schemaname, r.relname) for r in relations):
             return None
         items = select.from_clause
@@ -311,11 +278,11 @@ class _Planner:
         alias = relation.alias.aliasname if relation.HasField("alias") else relation.relname
         if relation.HasField("alias") and len(relation.alias.colnames) > 0:
             raise _unsupported("an alias with column names in SELECT … FOR UPDATE")
-        for message in _walk(select):
+        for message in walk(select):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
         self._uses[target] = [self._about(target, alias, self._conditions(select))]
-        where, numbers, whole = _where(select)
+        where, numbers, whole = condition(select)
         quick = self._pinned(target, alias, select) and not whole
         relation.inh = False
         sql = str(postgast.deparse(tree))
@@ -334,12 +301,12 @@ class _Planner:
         )
 
     def _truncate(self, statement: Any) -> Plan:
-        relations = [r for item in statement.relations for r in _range_vars(item)]
+        relations = [r for item in statement.relations for r in range_vars(item)]
         target = self._resolve(relations[0].schemaname, relations[0].relname)
         if len(relations) != 1 or target is None:
             raise _unsupported("TRUNCATE of several tables of which one is tiered")
         statement.relations[0].range_var.inh = False
-        return Plan("truncate", f"{target.pass_} {_deparsed('truncate_stmt', statement)}", self._uses, target)
+        return Plan("truncate", f"{target.pass_} {deparsed('truncate_stmt', statement)}", self._uses, target)
 
     def _about(self, tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -380,7 +347,7 @@ class _Planner:
             inner = node.WhichOneof("node")
             if inner == "bool_expr" and node.bool_expr.boolop == 1:  # AND
                 waiting.extend(node.bool_expr.args)
-            elif inner == "a_expr" and (one := _comparison(node.a_expr)) is not None:
+            elif inner == "a_expr" and (one := comparison(node.a_expr)) is not None:
                 scope.said.append(one)
         return scope
 
@@ -394,10 +361,10 @@ class _Planner:
             probe = self._probe(write, target)
         self._statement_of_insert(write)
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
-        returning = _returning(write)
+        returning = returned_text(write)
         shown = "count(*) AS n" if returning is None else returning
-        _return_all(write)
-        inner = _deparsed("insert_stmt", write)
+        return_all(write)
+        inner = deparsed("insert_stmt", write)
         named = quoted(alias)
         sql = self._noting(inner, returning, target, alias)
         quick = None
@@ -415,7 +382,7 @@ class _Planner:
                 if cte.common_table_expr.ctequery.WhichOneof("node") in _WRITES:
                     raise _unsupported("a common table expression that writes, in an INSERT into a tiered table,")
         hidden = self._with(write, frozenset())
-        for name, child in _fields(write):
+        for name, child in fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, ("InsertStmt", name), _Scope())
 
@@ -429,7 +396,7 @@ class _Planner:
         if reads:
             raise _unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
         copy.ClearField("on_conflict_clause")
-        for message in _walk(copy):
+        for message in walk(copy):
             if type(message).__name__ == "SubLink" or (
                 type(message).__name__ == "FuncCall" and message.funcname[-1].string.sval not in _STABLE
             ):
@@ -439,7 +406,7 @@ class _Planner:
         )
         copy.relation.schemaname = "pg_temp"
         copy.relation.relname = target.probe.partition(".")[2]
-        return _deparsed("insert_stmt", copy)
+        return deparsed("insert_stmt", copy)
 
     def _change(self, kind: str, tree: Any, write: Any, target: Tiered) -> Plan:
         rekey = False
@@ -452,22 +419,22 @@ class _Planner:
             raise _unsupported("WHERE CURRENT OF on a tiered table")
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
         mine = self._about(target, alias, self._conditions(write))
-        for message in _walk(write):
+        for message in walk(write):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
-        where, numbers, whole = _where(write)
+        where, numbers, whole = condition(write)
         quick = not whole and not rekey and self._pinned(target, alias, write)
         hidden, scope = self._with(write, frozenset()), self._conditions(write)
-        for name, child in _fields(write):
+        for name, child in fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, (type(write).__name__, name), scope)
         write.relation.inh = False
-        returning = _returning(write)
+        returning = returned_text(write)
         self._uses.setdefault(target, []).append(mine)
         sql = str(postgast.deparse(tree))
         if rekey:
-            _return_all(write)
-            sql = self._noting(_deparsed(kind, write), returning, target, alias)
+            return_all(write)
+            sql = self._noting(deparsed(kind, write), returning, target, alias)
         return Plan(
             "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers, whole,
             returning is not None, quick=sql if quick else None, rekey=rekey,
@@ -486,108 +453,3 @@ class _Planner:
 
 def _unsupported(what: str) -> Unsupported:
     return Unsupported(f"{what} is not supported")
-
-
-def _comparison(expr: Any) -> tuple[str, Condition] | None:
-    """A column compared with constants, and the table's name that was written."""
-    name = expr.name[-1].string.sval if expr.name else ""
-    kinds = {1: "op", 2: "any", 7: "in", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _BETWEEN
-    kind = kinds.get(expr.kind)
-    left, right = expr.lexpr, expr.rexpr
-    if kind == "op" and name in _OPS:
-        if left.WhichOneof("node") != "column_ref":
-            left, right, name = right, left, _OPS[name]
-        column, value = _column_of(left), _constant(right)
-        return None if column is None or value is None else (column[0], Condition(column[1], name, (value,)))
-    column = _column_of(left)
-    if column is None:
-        return None
-    if kind == "any" and name == "=":
-        value = _constant(right)
-        return None if value is None or value[0] != "p" else (column[0], Condition(column[1], "any", (value,)))
-    if kind in ("in", "between") and right.WhichOneof("node") == "list" and name in ("=", "BETWEEN"):
-        values = [_constant(v) for v in right.list.items]
-        if all(v is not None for v in values):
-            return column[0], Condition(column[1], kind, tuple(v for v in values if v is not None))
-    return None
-
-
-def _column_of(node: Any) -> tuple[str, str] | None:
-    if node.WhichOneof("node") != "column_ref":
-        return None
-    names = [f.string.sval for f in node.column_ref.fields if f.WhichOneof("node") == "string"]
-    if len(names) != len(node.column_ref.fields) or not 1 <= len(names) <= 2:
-        return None
-    return ("", names[0]) if len(names) == 1 else (names[0], names[1])
-
-
-def _constant(node: Any) -> tuple[str, Any] | None:
-    inner = node.WhichOneof("node")
-    if inner == "param_ref":
-        return "p", node.param_ref.number
-    if inner != "a_const" or node.a_const.isnull:
-        return None
-    kind = node.a_const.WhichOneof("val")
-    if kind == "ival":
-        return "c", int(node.a_const.ival.ival)
-    return ("c", node.a_const.sval.sval) if kind == "sval" else None
-
-
-def _deparsed(kind: str, statement: Any) -> str:
-    tree = postgast.parse("SELECT 1")
-    tree.stmts[0].stmt.Clear()
-    getattr(tree.stmts[0].stmt, kind).CopyFrom(statement)
-    return str(postgast.deparse(tree))
-
-
-def _returned(write: Any) -> Any:
-    """Where a write's RETURNING list is: it moved with Postgres 18."""
-    return (
-        write.returning_clause.exprs if "returning_clause" in write.DESCRIPTOR.fields_by_name else write.returning_list
-    )
-
-
-def _returning(write: Any) -> str | None:
-    """The RETURNING list as text."""
-    items = _returned(write)
-    if not items:
-        return None
-    tree = postgast.parse("SELECT 1")
-    select = tree.stmts[0].stmt.select_stmt
-    del select.target_list[:]
-    select.target_list.extend(items)
-    return str(postgast.deparse(tree)).removeprefix("SELECT ")
-
-
-def _return_all(write: Any) -> None:
-    example = postgast.parse("INSERT INTO t SELECT 1 RETURNING *").stmts[0].stmt.insert_stmt
-    items = _returned(write)
-    del items[:]
-    items.extend(_returned(example))
-
-
-def _where(statement: Any) -> tuple[str | None, tuple[int, ...], bool]:
-    """The condition of a statement on one table as text, its parameters, and whether it cannot be asked of single rows."""
-    whole = (
-        bool(getattr(statement, "using_clause", None))
-        or (type(statement).__name__ == "UpdateStmt" and bool(statement.from_clause))
-        or statement.HasField("with_clause")
-        # What is asked twice may answer differently.
-        or any(type(m).__name__ in ("SubLink", "FuncCall") for m in _walk(statement.where_clause))
-    )
-    if whole or not statement.HasField("where_clause"):
-        return None, (), whole
-    return (*_renumbered(statement.where_clause), False)
-
-
-def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:
-    """A condition as text with parameters from $1 on, and which ones they were."""
-    tree = postgast.parse("SELECT 1 WHERE true")
-    tree.stmts[0].stmt.select_stmt.where_clause.CopyFrom(where)
-    numbers: list[int] = []
-    for message in _walk(tree):
-        if type(message).__name__ == "ParamRef":
-            if message.number not in numbers:
-                numbers.append(message.number)
-            message.number = numbers.index(message.number) + 1
-    return str(postgast.deparse(tree)).partition(" WHERE ")[2], tuple(numbers)

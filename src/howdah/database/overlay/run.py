@@ -217,11 +217,11 @@ async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     snapshot = await current(session, tiered, names, " FOR UPDATE")
     if snapshot.metadata is None:
         return
-    work = base.library().expressions.AlwaysTrue()
-    made = await asyncio.to_thread(base.change, tiered.location, snapshot.metadata, lambda table: table.delete(work))
     await session.command(f"TRUNCATE {tiered.shadow}")
     await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
-    await named(session, tiered, made)
+    made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
+    if made is not None:
+        await named(session, tiered, made)
 
 
 async def named(session: Session, tiered: Tiered, made: base.Commit) -> None:

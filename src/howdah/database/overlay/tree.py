@@ -1,0 +1,150 @@
+"""Postgres' parse trees: walking them, conditions on single columns, and parts of a statement as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import postgast
+
+from .filters import Condition
+
+_OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+"""Operators that prune, and what they are from the other side."""
+
+
+@lru_cache(2000)
+def parsed(sql: str) -> Any:
+    """The parse tree of a text, or ``None``: the server will say what is wrong."""
+    try:
+        tree = postgast.parse(sql)
+    except postgast.PgQueryError:
+        return None
+    return tree
+
+
+def fields(message: Any) -> Iterator[tuple[str, Any]]:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for item in value if descriptor.is_repeated else [value]:
+            yield descriptor.name, item
+
+
+def range_vars(message: Any) -> Iterator[Any]:
+    if type(message).__name__ == "RangeVar":
+        yield message
+    for _, child in fields(message):
+        yield from range_vars(child)
+
+
+def walk(message: Any) -> Iterator[Any]:
+    yield message
+    for _, child in fields(message):
+        yield from walk(child)
+
+
+def comparison(expr: Any) -> tuple[str, Condition] | None:
+    """A column compared with constants, and the table's name that was written."""
+    name = expr.name[-1].string.sval if expr.name else ""
+    kinds = {1: "op", 2: "any", 7: "in", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _BETWEEN
+    kind = kinds.get(expr.kind)
+    left, right = expr.lexpr, expr.rexpr
+    if kind == "op" and name in _OPS:
+        if left.WhichOneof("node") != "column_ref":
+            left, right, name = right, left, _OPS[name]
+        column, value = _column_of(left), _constant(right)
+        return None if column is None or value is None else (column[0], Condition(column[1], name, (value,)))
+    column = _column_of(left)
+    if column is None:
+        return None
+    if kind == "any" and name == "=":
+        value = _constant(right)
+        return None if value is None or value[0] != "p" else (column[0], Condition(column[1], "any", (value,)))
+    if kind in ("in", "between") and right.WhichOneof("node") == "list" and name in ("=", "BETWEEN"):
+        values = [_constant(v) for v in right.list.items]
+        if all(v is not None for v in values):
+            return column[0], Condition(column[1], kind, tuple(v for v in values if v is not None))
+    return None
+
+
+def _column_of(node: Any) -> tuple[str, str] | None:
+    if node.WhichOneof("node") != "column_ref":
+        return None
+    names = [f.string.sval for f in node.column_ref.fields if f.WhichOneof("node") == "string"]
+    if len(names) != len(node.column_ref.fields) or not 1 <= len(names) <= 2:
+        return None
+    return ("", names[0]) if len(names) == 1 else (names[0], names[1])
+
+
+def _constant(node: Any) -> tuple[str, Any] | None:
+    inner = node.WhichOneof("node")
+    if inner == "param_ref":
+        return "p", node.param_ref.number
+    if inner != "a_const" or node.a_const.isnull:
+        return None
+    kind = node.a_const.WhichOneof("val")
+    if kind == "ival":
+        return "c", int(node.a_const.ival.ival)
+    return ("c", node.a_const.sval.sval) if kind == "sval" else None
+
+
+def deparsed(kind: str, statement: Any) -> str:
+    tree = postgast.parse("SELECT 1")
+    tree.stmts[0].stmt.Clear()
+    getattr(tree.stmts[0].stmt, kind).CopyFrom(statement)
+    return str(postgast.deparse(tree))
+
+
+def _returned(write: Any) -> Any:
+    """Where a write's RETURNING list is: it moved with Postgres 18."""
+    return (
+        write.returning_clause.exprs if "returning_clause" in write.DESCRIPTOR.fields_by_name else write.returning_list
+    )
+
+
+def returned_text(write: Any) -> str | None:
+    """The RETURNING list as text."""
+    items = _returned(write)
+    if not items:
+        return None
+    tree = postgast.parse("SELECT 1")
+    select = tree.stmts[0].stmt.select_stmt
+    del select.target_list[:]
+    select.target_list.extend(items)
+    return str(postgast.deparse(tree)).removeprefix("SELECT ")
+
+
+def return_all(write: Any) -> None:
+    example = postgast.parse("INSERT INTO t SELECT 1 RETURNING *").stmts[0].stmt.insert_stmt
+    items = _returned(write)
+    del items[:]
+    items.extend(_returned(example))
+
+
+def condition(statement: Any) -> tuple[str | None, tuple[int, ...], bool]:
+    """The condition of a statement on one table as text, its parameters, and whether it cannot be asked of single rows."""
+    whole = (
+        bool(getattr(statement, "using_clause", None))
+        or (type(statement).__name__ == "UpdateStmt" and bool(statement.from_clause))
+        or statement.HasField("with_clause")
+        # What is asked twice may answer differently.
+        or any(type(m).__name__ in ("SubLink", "FuncCall") for m in walk(statement.where_clause))
+    )
+    if whole or not statement.HasField("where_clause"):
+        return None, (), whole
+    return (*_renumbered(statement.where_clause), False)
+
+
+def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:
+    """A condition as text with parameters from $1 on, and which ones they were."""
+    tree = postgast.parse("SELECT 1 WHERE true")
+    tree.stmts[0].stmt.select_stmt.where_clause.CopyFrom(where)
+    numbers: list[int] = []
+    for message in walk(tree):
+        if type(message).__name__ == "ParamRef":
+            if message.number not in numbers:
+                numbers.append(message.number)
+            message.number = numbers.index(message.number) + 1
+    return str(postgast.deparse(tree)).partition(" WHERE ")[2], tuple(numbers)
