@@ -341,14 +341,19 @@ def test_arrow_in_and_out(db: Database) -> None:
     assert found.equals(table)
     wide = db.arrow(
         "SELECT 1::int2 a, 2.5::float4 b, '1.50'::numeric c, 'x'::bytea d, '{\"k\": 1}'::jsonb e, NULL::date f,"
-        " '00000000-0000-0000-0000-000000000007'::uuid g, '[1,2]'::vector h, ARRAY[1,NULL] i, '1 day'::interval j"
+        " '00000000-0000-0000-0000-000000000007'::uuid g, '[1,2]'::vector h, ARRAY[1,NULL] i, '1 day'::interval::text j"
     )
     assert wide.schema.field("h").type == pa.list_(pa.float32())
     assert wide.to_pylist()[0] == {
         "a": 1, "b": 2.5, "c": "1.50", "d": b"x", "e": '{"k":1}', "f": None,
-        "g": "00000000-0000-0000-0000-000000000007", "h": [1.0, 2.0], "i": [1, None], "j": "1 day, 0:00:00",
+        "g": "00000000-0000-0000-0000-000000000007", "h": [1.0, 2.0], "i": [1, None], "j": "1 day",
     }  # fmt: skip
     assert db.arrow("SELECT 1 AS x WHERE false").schema.names == ["x"]
+    with pytest.raises(howdah.UndefinedTable):
+        db.copy_in("there_is_none", [])
+    for odd in ("'1 day'::interval", "int4range(1, 2)", "ARRAY[[1,2],[3,4]]", "point(1, 2)", "B'101'"):
+        with pytest.raises(howdah.Unsupported, match="x::text"):
+            db.arrow(f"SELECT {odd} AS x")
 
 
 def test_a_changed_shape_is_seen(db: Database) -> None:

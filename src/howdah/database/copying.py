@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from itertools import chain
 from typing import Any, Final
 
-from ..errors import InvalidInput, NotFound, StartupError
+from ..errors import InvalidInput, NotFound, StartupError, Unsupported
 from .failures import DRIVER_ERRORS, explain
 from .session import Session
 
@@ -118,8 +118,8 @@ async def _load_items(
         raise InvalidInput(f"copy_in: expected a path, a file, bytes or rows, got {type(source).__name__}")
     items = iter(source)
     first = next(items, None)
-    if first is None:
-        return 0
+    if first is None:  # nothing, into a table that must be there
+        return _count(await connection.copy_records_to_table(name, records=[], columns=names, **about))
     whole = chain([first], items)
     if isinstance(first, (bytes, bytearray)):
         status = await connection.copy_to_table(name, source=_chunks(whole), columns=names, **options, **about)
@@ -238,7 +238,6 @@ _ARROW: Final = {
     "varchar": "string",
     "bpchar": "string",
     "name": "string",
-    "uuid": "string",
     "json": "string",
     "jsonb": "string",
     "bytea": "binary",
@@ -260,14 +259,23 @@ def arrow_type(pa: Any, type_: Any) -> tuple[Any, Callable[[Any], Any] | None]:
         return pa.list_(pa.float32() if name == "vector" else pa.float16()), None
     if name == "numeric":
         return pa.string(), str
-    kind = _ARROW.get(name)
-    if kind is None or name in ("uuid",):
+    if name in ("uuid", "inet", "cidr"):
         return pa.string(), str
+    kind = _ARROW.get(name)
+    if kind is None:
+        return pa.string(), _only_text
     if name in ("json", "jsonb"):
         from ..values import encode_json
 
         return pa.string(), encode_json
     return getattr(pa, kind)(), None
+
+
+def _only_text(value: Any) -> str:
+    """A value of a type that Arrow does not know, if the driver has it as text, as it has enums."""
+    if not isinstance(value, str):
+        raise TypeError(f"Arrow has no such type as {type(value).__name__}")
+    return value
 
 
 class _Named:
@@ -288,8 +296,14 @@ async def as_arrow(session: Session, sql: str, params: Sequence[Any], timeout: f
     for place, attribute in enumerate(attributes):
         kind, convert = arrow_type(pa, attribute.type)
         values = [row[place] for row in rows]
-        if convert is not None:
-            values = [None if v is None else convert(v) for v in values]
-        arrays.append(pa.array(values, kind))
+        try:
+            if convert is not None:
+                values = [None if v is None else convert(v) for v in values]
+            arrays.append(pa.array(values, kind))
+        except (TypeError, ValueError, OverflowError) as error:
+            what = f"column {attribute.name} ({attribute.type.name})"
+            raise Unsupported(
+                f"{what} cannot be a column of Arrow: {error}; cast it, {attribute.name}::text"
+            ) from error
         fields.append(pa.field(attribute.name, kind))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
