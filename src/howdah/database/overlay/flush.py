@@ -47,18 +47,24 @@ class Flushed:
 
 def cooled_at(tiered: Tiered) -> str:
     """The moment at which a hot row, ``t``, has cooled; null when that is long ago."""
-    column = tiered.policy["time_column"]
-    moment = f"t.{quoted(column)}" if column is not None else "pg_xact_commit_timestamp(t.xmin)"
-    return f"{moment} + make_interval(secs => {float(tiered.policy['hot_for'])})"
+    return f"{_moment(tiered)} + {_age(tiered)}"
 
 
 def eligible(tiered: Tiered) -> str:
     """The condition that a hot row, ``t``, has cooled."""
+    old = f"{_moment(tiered)} <= now() - {_age(tiered)}"
+    # A row whose commit time the server has forgotten is old.
+    known = old if tiered.policy["time_column"] is not None else f"coalesce({old}, true)"
+    return f"({known}) AND {finite(tiered.columns)}"
+
+
+def _moment(tiered: Tiered) -> str:
     column = tiered.policy["time_column"]
-    age = f"make_interval(secs => {float(tiered.policy['hot_for'])})"
-    moment = f"t.{quoted(column)}" if column is not None else "pg_xact_commit_timestamp(t.xmin)"
-    old = f"{moment} <= now() - {age}"
-    return f"({old if column is not None else f'coalesce({old}, true)'}) AND {finite(tiered.columns)}"
+    return f"t.{quoted(column)}" if column is not None else "pg_xact_commit_timestamp(t.xmin)"
+
+
+def _age(tiered: Tiered) -> str:
+    return f"make_interval(secs => {float(tiered.policy['hot_for'])})"
 
 
 @asynccontextmanager

@@ -192,12 +192,12 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         if known:
             _changed(table, where, policy, known[0]["location"], known[0]["policy"])
             objects.check_shape(tiered, policy)
-            await _archive(where, policy)
+            _check_archive(where, policy)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
             return
         await _check(session, tiered, policy)
         await asyncio.to_thread(place.check, where)
-        await _archive(where, policy)
+        _check_archive(where, policy)
         for statement in objects.create(tiered):
             await session.command(statement)
         await session.query(
@@ -217,7 +217,7 @@ def _changed(table: str, where: str, policy: dict[str, Any], location: str, old:
         raise InvalidInput(f"{table} is archived at {old['archive_location']}: untier it first to change that")
 
 
-async def _archive(where: str, policy: dict[str, Any]) -> None:
+def _check_archive(where: str, policy: dict[str, Any]) -> None:
     """Refuse an archive inside the base's own place."""
     archive = policy["archive_location"]
     if archive is not None and (f"{archive}/".startswith(f"{where}/") or f"{where}/".startswith(f"{archive}/")):
