@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .criteria import Where
 from .engines.base import innermost
-from .errors import Closed, Error, InvalidInput, Lagged, LimitExceeded
+from .errors import Closed, Conflict, Error, InvalidInput, Lagged, LimitExceeded
 from .pages import Page
 from .query import AsyncQuery
 from .registry import opener
@@ -291,9 +291,22 @@ class AsyncCached(Generic[R]):
 
     async def put_many(self, rows: Iterable[R | Mapping[str, Any]]) -> list[R]:
         """As the table's ``put_many``."""
-        made = await self._inner.put_many(rows)
+        given = as_list(rows, "put_many")
+        try:
+            made = await self._inner.put_many(given)
+        except Conflict:  # what is kept here is not what is there
+            self._touched(self._names(row for row in given if self._keyed(row)))
+            raise
         self._touched(self._names(made))
         return made
+
+    def _keyed(self, row: Any) -> bool:
+        """Whether a row has its key already."""
+        try:
+            self._key(row)
+        except InvalidInput:
+            return False
+        return True
 
     async def create(self, row: R | Mapping[str, Any]) -> R | None:
         """As the table's ``create``."""
@@ -309,7 +322,11 @@ class AsyncCached(Generic[R]):
 
     async def merge(self, row: Mapping[str, Any]) -> R:
         """As the table's ``merge``."""
-        made = await self._inner.merge(row)
+        try:
+            made = await self._inner.merge(row)
+        except Conflict:
+            self._touched(self._names([row]))
+            raise
         self._touched(self._names([made]))
         return made
 

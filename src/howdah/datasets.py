@@ -200,9 +200,9 @@ def _parquet(place: str) -> tuple[list[Column], Rows, int]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ModelUnavailable("Parquet files need a reader: pip install 'howdah[datasets]'") from error
-    whole = _read(place)
+    source = place if "://" not in place and Path(place).is_dir() else pyarrow.BufferReader(_read(place))
     try:
-        table = parquet.read_table(pyarrow.BufferReader(whole))
+        table = parquet.read_table(source)
     except Exception as error:
         raise BackendError(f"{place}: cannot be read as Parquet: {error}") from error
     found = table.to_pylist()

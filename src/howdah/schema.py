@@ -28,8 +28,8 @@ MOST_INDEXED: Final = 4000
 class HNSW:
     """Approximate nearest-neighbour index: ``m`` links a node, ``ef_construction`` and ``ef`` candidates.
 
-    ``quantize="half"`` keeps 16 bits of each number in the index, which then is half as large; what it finds is ranked anew
-    by the vectors as they are stored. Vectors of more than 2,000 numbers, and SQLite, always do so.
+    ``quantize="half"`` (for ``cosine``) keeps 16 bits of each number in the index, which then is half as large; what it finds
+    is ranked anew by the vectors as they are stored. Vectors of more than 2,000 numbers, and SQLite, always do so.
     """
 
     m: int = 16
@@ -67,12 +67,16 @@ class VectorType:
             )
         if self.metric not in ("cosine", "l2", "ip"):
             raise InvalidInput(f"metric {self.metric!r}: expected 'cosine', 'l2' or 'ip'")
+        if self.index is not None and self.index.quantize is not None and self.metric != "cosine":
+            raise InvalidInput(
+                f"HNSW(quantize={self.index.quantize!r}) is for metric='cosine': lengths may not fit 16 bits"
+            )
 
     @property
     def quantized(self) -> bool:
-        """Whether an index holds less of each number than is stored."""
+        """Whether an index holds less of each number than is stored: of the direction alone, which 16 bits a number hold."""
         asked = self.index is not None and (self.index.quantize is not None or self.dim > MOST_WHOLE)
-        return asked and self.dtype == "float32"
+        return asked and self.dtype == "float32" and self.metric == "cosine"
 
     def hnsw(self) -> list[Any] | None:
         """JSON form of the index."""
@@ -324,6 +328,8 @@ def _check(schema: Schema) -> None:
         raise InvalidInput(f"{where}: ttl column {schema.ttl!r} must be a timestamp")
     if schema.version is not None:
         counted = schema.column(schema.version)
+        if counted.default not in (MISSING, None, 0):
+            raise InvalidInput(f"{where}: version column {schema.version!r} must begin at 0, not {counted.default!r}")
         if counted.kind != "integer" or counted.nullable or counted.name in {*schema.key, *sum(schema.unique, ())}:
             raise InvalidInput(
                 f"{where}: version column {schema.version!r} must be an integer, never null, outside the key and unique indexes"

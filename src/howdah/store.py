@@ -457,6 +457,8 @@ async def connect_async(
 async def open_engine(url: Any, *, inline: bool, ids: Callable[[], UUID] | None = None, **options: Any) -> Engine:
     """The engine of a URL; ``inline`` for the blocking face."""
     parsed = parse(url)
+    if ids is not None and not callable(ids):
+        raise InvalidInput(f"ids={ids!r:.60}: expected a function that gives UUIDs")
     engine = await registry.opener(parsed)(parsed, inline=inline, options=options)
     engine.ids = ids
     return engine

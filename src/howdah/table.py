@@ -12,7 +12,7 @@ from .cached import AsyncCached
 from .changes import AsyncChanges, Change, subscribe
 from .criteria import And, Columns, Compare, Order, Where, resolve_order
 from .engines.base import Engine, Op, innermost
-from .errors import Conflict, InvalidInput
+from .errors import Conflict, InvalidInput, InvalidValue
 from .fused import Searching
 from .hits import Hits, Leg
 from .listing import Listing
@@ -22,7 +22,7 @@ from .query import AsyncQuery
 from .rows import RowType
 from .schema import Schema
 from .search.fusion import Fusion
-from .values import MISSING, as_list
+from .values import INT_MAX, MISSING, as_list
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -115,8 +115,9 @@ class AsyncTable(Listing[R]):
             key = tuple(row[i] for i in places)
             unique[key] = row
             slots.append(key)
-        seen = self._count_up([*unique.values(), *fresh])
         rows = list(unique.values())
+        seen = self._count_up(rows)
+        self._count_up(fresh, 0)
         single = not fresh and ops.plain and len(rows) == 1 and not generated and also is None and not seen
 
         def work() -> Op[list[Driver]]:
@@ -134,34 +135,40 @@ class AsyncTable(Listing[R]):
                 yield from also()
             return made
 
-        made = iter(await self._write(work, single=single, operation="put"))
+        made = iter(await self._counted(work, single=single, operation="put"))
         return [next(made) if isinstance(slot, list) else unique[slot] for slot in slots]
 
-    def _count_up(self, rows: Sequence[Driver]) -> list[int]:
-        """The versions that rows were read with, each now one higher; none without a version column."""
+    def _count_up(self, rows: Sequence[Driver], begin: int | None = None) -> list[int]:
+        """The versions that rows were read with, or ``begin``, each now one higher; none without a version column."""
         if self._schema.version is None:
             return []
         place = self._schema.names.index(self._schema.version)
-        seen = [row[place] for row in rows]
-        for row in rows:
-            row[place] += 1
+        seen = [row[place] if begin is None else begin for row in rows]
+        if any(n >= INT_MAX for n in seen):
+            raise InvalidValue(f"{self._schema.name}: column {self._schema.version!r}: a version below {INT_MAX}")
+        for row, number in zip(rows, seen, strict=True):
+            row[place] = number + 1
         return seen
 
     def _replacing(self, rows: Sequence[Driver], seen: Sequence[int]) -> Op[None]:
         """Replace the rows that still have the versions seen; insert those of version 0."""
         names, places, version = self._schema.names, self._ops.key_places, self._schema.version
-        for key, row, number in sorted((tuple(r[i] for i in places), r, n) for r, n in zip(rows, seen, strict=False)):
-            if number == 0:
-                done = yield from self._ops.create(row)
-            else:
-                patch = {n: v for n, v in zip(names, row, strict=True) if n not in self._schema.key}
-                done = yield from self._ops.update([key], Compare(str(version), "=", number), patch, self._schema.key)
-            if not done:
-                raise self._lost(key, number)
+        for key, row, number in sorted((tuple(r[i] for i in places), r, n) for r, n in zip(rows, seen, strict=True)):
+            # Rows from before there were versions have none, which is 0.
+            if number == 0 and (yield from self._ops.create(row)):
+                continue
+            patch = {n: v for n, v in zip(names, row, strict=True) if n not in self._schema.key}
+            if not (yield from self._ops.update([key], Compare(str(version), "=", number), patch, self._schema.key)):
+                raise _Lost(key, number)
 
-    def _lost(self, key: Sequence[Any], seen: int) -> Conflict:
-        what = f"no longer has version {seen}" if seen else "is there already"
-        return Conflict(f"{self._schema.name}: row {self._public_key(key)!r} {what}: read it and change it again")
+    async def _counted(self, work: Callable[[], Op[T]], **how: Any) -> T:
+        """A write that versions may refuse, which the engine must not try again: it would be refused again."""
+        try:
+            return await self._write(work, **how)  # type: ignore[no-any-return]  # what the work gives
+        except _Lost as lost:
+            key = self._public_key(lost.key)
+            what = f"no longer has version {lost.seen}" if lost.seen else "is there already"
+            raise Conflict(f"{self._schema.name}: row {key!r} {what}: read it and change it again") from None
 
     async def reencrypt(self) -> int:
         """Encrypt anew, under the keyring's current key, what is encrypted under another; how many rows. Safe to run while
@@ -292,15 +299,13 @@ class AsyncTable(Listing[R]):
                     rows = [r for r in found if seen is None or r[self._schema.names.index(str(version))] == seen]
                 if rows:
                     return rows[0]
-                if seen:
-                    raise self._lost(key, seen)
-                fresh = self._ops.encode(self._stored(row))
-                if (yield from self._creating(fresh)):
+                fresh = None if seen else self._ops.encode(self._stored(row))
+                if fresh is not None and (yield from self._creating(fresh)):
                     return fresh
-                if seen == 0:
-                    raise self._lost(key, seen)
+                if seen is not None:
+                    raise _Lost(key, seen)
 
-        return self._told(await self._write(work, operation="merge"))
+        return self._told(await self._counted(work, operation="merge"))
 
     async def delete(self, key: Any) -> bool:
         """Delete by key (or row); whether it was there."""
@@ -483,3 +488,12 @@ class AsyncTable(Listing[R]):
 
 def _same(number: int) -> int:
     return number
+
+
+class _Lost(Exception):
+    """A row that has another version than the one that was read."""
+
+    def __init__(self, key: Sequence[Any], seen: int) -> None:
+        super().__init__()
+        self.key = key
+        self.seen = seen

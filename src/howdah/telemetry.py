@@ -24,6 +24,7 @@ LABELS = {
     "AsyncVectors": "vectors",
     "AsyncBlobs": "blobs",
     "AsyncQueue": "queue",
+    "FairQueue": "queue",
     "AsyncLimiter": "limiter",
     "AsyncSecrets": "secrets",
     "AsyncCorpus": "corpus",

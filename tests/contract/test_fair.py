@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import howdah
 from howdah import AsyncStore, InvalidInput, InvalidName, JobStatus, Queue, Retry, Store
 from howdah.jobs import AsyncJobServer, JobContext
-from tests.conftest import Clock
+from tests.conftest import Clock, open_store
 
 
 def tenant(store: Store, name: str) -> Queue:
@@ -159,3 +160,57 @@ def test_servers_serve_every_tenant(kind: str, url_for: Callable[[str], str]) ->
         assert len(await letters.peek()) == 3
 
     asyncio.run(main())
+
+
+def test_scopes_that_give_nothing_are_passed_over(engine: str, url_for: Callable[[str], str]) -> None:
+    if engine not in ("pg", "server"):
+        pytest.skip("writers take turns")
+    url = url_for(engine)
+    with howdah.connect(url) as one, howdah.connect(url) as two:
+        assert one.queue("work", fair_by="tenant").claim("w") is None  # makes the tables
+        tenant(one, "a").add("a1")
+        tenant(one, "b").add("b1")
+        with one.transaction():
+            first = one.queue("work", fair_by="tenant").claim("w1")
+            second = two.queue("work", fair_by="tenant").claim("w2")
+        assert first is not None
+        assert second is not None
+        assert (first.input, second.input) == ("a1", "b1")
+
+
+def test_telemetry_odd_prefixes_and_dead_letters(engine: str, url_for: Callable[[str], str]) -> None:
+    spans: list[str] = []
+
+    def hook(name: str, attributes: Any) -> Any:
+        spans.append(name)
+        return contextlib.nullcontext()
+
+    with open_store(engine, url_for(engine)) as store:
+        store.scoped("{x").queue("work", scope={"tenant": "b"}).add(1)
+        tenant(store, "a").add(2)
+        whole = store.queue("work", fair_by="tenant")
+        assert [c.input for c in whole.claim_many("w", limit=5)] == [2]
+    if engine == "memory":
+        with howdah.connect("memory:", telemetry=hook) as traced:
+            traced.queue("w", fair_by="t").claim("w")
+        assert "howdah.queue.claim" in spans
+
+    async def main() -> None:
+        async with await howdah.connect_async("memory:") as mine:
+            with pytest.raises(InvalidInput, match="dead_letter_to"):
+                AsyncJobServer(mine.queue("q"), max, dead_letter_to=mine.queue("l", fair_by="t"))
+
+    asyncio.run(main())
+
+
+def test_streams_of_what_time_has_ended_are_tidied(store: Store, clock: Clock) -> None:
+    whole = store.queue("work", fair_by="tenant")
+    tenant(store, "a").add(1, max_attempts=1)
+    claim = whole.claim("w", lease=10)
+    assert claim is not None
+    claim.emit("event")
+    table = whole._async._streams.table
+    for _ in range(6):
+        clock.now += 15
+        assert whole.claim("w") is None
+    assert whole._run(table.count()) == 0

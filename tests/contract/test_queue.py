@@ -557,6 +557,20 @@ def test_streams_replay_and_follow(queue: Queue, clock: Clock) -> None:
         list(queue.stream("unknown"))
 
 
+def test_a_reader_that_is_too_slow_is_told(queue: Queue, clock: Clock) -> None:
+    id = queue.add("a")
+    claim = take(queue)
+    for number in range(600):
+        claim.emit(number)
+    events = iter(queue.stream(id))
+    assert next(events) == 0
+    claim.ack()
+    clock.now += 31
+    queue.claim("w")
+    with pytest.raises(howdah.LimitExceeded, match="30 seconds"):
+        list(events)
+
+
 def test_a_replay_that_would_need_dropped_events_is_an_error(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("howdah.stores.stream.MOST", 100)
     id = queue.add("a")

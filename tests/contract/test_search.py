@@ -500,6 +500,14 @@ def test_quantized_indexes_rank_by_what_is_stored(store: Store, engine: str) -> 
     long.put_many([Vector(f"k{i}", rng.standard_normal(3000)) for i in range(20)])
     wanted = rng.standard_normal(3000)
     assert [h.key for h in long.search(wanted)] == [h.key for h in long.search(wanted, exact=True)]
+    half.put_many([Vector("tiny", (close * 1e-9).tolist()), Vector("huge", (close * 1e9).tolist())])
+    for query in (close, close * 1e-9):
+        assert {h.key for h in half.search(query.tolist(), limit=202)[:2]} == {"tiny", "huge"}
+    far = store.vectors("far", dim=2500, metric="l2")
+    far.put(Vector("a", [70_000.0] * 2500))
+    assert far.search([70_001.0] * 2500)[0].key == "a"
+    with pytest.raises(InvalidInput, match="cosine"):
+        store.vectors("wrong", dim=3, metric="l2", index=HNSW(quantize="half"))
     store.vectors("later", dim=3).put(Vector("a", [1, 2, 3]))
     later = store.vectors("later", dim=3, index=HNSW(quantize="half"))
     assert [h.key for h in later.search([1, 2, 3])] == ["a"]

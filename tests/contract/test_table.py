@@ -365,6 +365,12 @@ def test_ids_can_be_given(engine: str, url_for: Callable[[str], str]) -> None:
         pytest.raises(InvalidValue, match=r"expected a uuid\.UUID"),
     ):
         store.table(Item, key="id").put(Item(None, "a"))
+    with open_store(engine, url_for(engine), ids=lambda: UUID(int=7)) as store:
+        store.queue("q").add("x")
+        with pytest.raises(DuplicateKey):
+            store.queue("q").add("y")
+    with pytest.raises(InvalidInput, match="ids"):
+        open_store(engine, url_for(engine), ids="no function")
 
 
 def test_client_keys_options(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -153,9 +154,56 @@ def test_cached_and_exported(store: Store, notes: Table[Note], tmp_path: Any) ->
         assert copy.get("a") == Note("a", "z", None, 3)
 
 
+def test_rows_from_before_there_were_versions(store: Store) -> None:
+    @dataclass
+    class Old:
+        id: str
+        text: str
+
+    store.table("notes", Old, key="id").put(Old("a", "old"))
+    notes = store.table("notes", Note, key="id", version="version")
+    row = notes.get("a")
+    assert row is not None
+    row.version = row.version or 0
+    again = notes.put(replace(row, text="new"))
+    assert (again.text, again.version) == ("new", 1)
+    with pytest.raises(Conflict):
+        notes.put(replace(row, text="late"))
+
+
+def test_conflicts_are_told_at_once_and_clear_the_cache(store: Store, notes: Table[Note]) -> None:
+    first = notes.put(Note("a", "x"))
+    cached = notes.cached()
+    assert cached.get("a") == first
+    notes.put(replace(first, text="y"))
+    stale = cached.get("a")
+    began = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(Conflict):
+            notes.put(replace(first, text="z"))
+    assert time.monotonic() - began < 2  # it took half a second each when the engine tried it again
+    if stale == first:
+        with pytest.raises(Conflict):
+            cached.put(replace(first, text="z"))
+    again = cached.get("a")
+    assert again is not None
+    assert again.version == 2
+    cached.close()
+    with pytest.raises(howdah.InvalidValue):
+        notes.put(replace(first, version=2**63 - 1))
+
+
 def test_what_cannot_be_a_version(store: Store) -> None:
     with pytest.raises(UnknownColumn):
         store.table(Note, key="id", version="nope")
+
+    @dataclass
+    class One:
+        id: str
+        version: int = 1
+
+    with pytest.raises(InvalidInput, match="begin at 0"):
+        store.table(One, key="id", version="version")
     for wrong in ("text", "id", "owner"):
         with pytest.raises(InvalidInput, match="version column"):
             store.table(Note, key="id", version=wrong)

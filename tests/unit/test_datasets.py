@@ -202,5 +202,10 @@ def test_objects(s3: str, tmp_path: Path) -> None:
     for name in ("jsonl", "parquet"):
         with pytest.raises(NotFound):
             datasets.open(f"{name}:{s3}/nothing")
-        with pytest.raises(howdah.BackendError):
+        with pytest.raises(InvalidInput):
             datasets.open(f"{name}:nonsense://x/y")
+    folder = tmp_path / "of files"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table({"id": ["c"]}), folder / "sp ace.parquet")
+    assert datasets.open(f"parquet:{folder}").count() == 1
+    assert datasets.open(f"parquet:{(folder / 'sp ace.parquet').as_uri()}").count() == 1

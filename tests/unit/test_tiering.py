@@ -38,7 +38,7 @@ def db(database_url: str) -> Iterator[Database]:
 
 
 def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, database_url: str, tmp_path: Path) -> None:
-    make(db, tmp_path, 300)
+    make(db, tmp_path, 300, partition_by=[])
     total = db.query("SELECT sum(n) FROM t")[0][0]
     stop, errors = threading.Event(), []
     counts = {"reads": 0, "writes": 0, "flushes": 0}
@@ -46,9 +46,10 @@ def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, database
     def guarded(work: Any) -> Any:
         def body() -> None:
             try:
+                random_ = random.Random(threading.get_ident())
                 with Database.open(database_url) as mine:
                     while not stop.is_set():
-                        work(mine, random.Random(threading.get_ident()))
+                        work(mine, random_)
             except BaseException as error:
                 errors.append(error)
                 stop.set()

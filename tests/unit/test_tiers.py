@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def test_small_files_are_merged_and_what_nobody_names_goes(
     before = len(list(place.below(location)))
     db.expire_snapshots("t", older_than=0, keep=1)
     assert len(list(place.below(location))) >= before  # all of it is young
-    monkeypatch.setattr("howdah.database.overlay.upkeep.YOUNG", timedelta(seconds=-60))
+    monkeypatch.setattr("howdah.database.overlay.expiry.YOUNG", timedelta(seconds=-60))
     fill(db, 10, first=500)
     db.flush()
     db.expire_snapshots("t", older_than=0, keep=1)
@@ -426,7 +426,7 @@ def test_the_flusher_of_a_database_works_in_the_background(database_url: str, tm
 
 DIE = """
 import os, random, sys, howdah
-from howdah.database.overlay import base, place, upkeep, run
+from howdah.database.overlay import base, place, upkeep
 from howdah.database.session import Session
 url, step = sys.argv[1:]
 upkeep.RUN = 2
@@ -494,3 +494,180 @@ def test_readers_see_each_row_once_while_files_are_merged_and_archived(
     for reader in readers:
         reader.join()
     assert errors == []
+
+
+def test_statements_that_try_the_heap_first_and_more(db: Database, tmp_path: Path) -> None:
+    """Faults that were found once."""
+    db.execute(
+        "CREATE TABLE t (id bigint, ts timestamptz, kind text, n int, PRIMARY KEY (id) INCLUDE (n)); CREATE TABLE p (LIKE t INCLUDING ALL)"
+    )
+    for name in "tp":
+        fill(db, 25, table=name)
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts")
+    db.query("UPDATE t SET ts = now() + interval '1 day' WHERE id > 20")
+    db.query("UPDATE p SET ts = now() + interval '1 day' WHERE id > 20")
+    db.flush()
+    for sql in (
+        "UPDATE {t} SET n = (SELECT count(*) FROM {t}) WHERE id = 23 RETURNING n",
+        "DELETE FROM {t} WHERE id = 24 RETURNING (SELECT count(*) FROM {t})",
+        "SELECT JSON_ARRAYAGG(n) FROM {t} WHERE id = 5",
+        "SELECT json_objectagg(id VALUE n) FROM {t} WHERE id = 5",
+        "SELECT max(n) FROM {t} WHERE id = 5",
+        "SELECT n FROM {t} WHERE id = 5 AND id = 6",
+        "SELECT n FROM {t} WHERE id = 22 LIMIT 0",
+        "SELECT id FROM {t} s WHERE s.id = 4 FOR NO KEY UPDATE OF s",
+        "INSERT INTO {t} (id, n) VALUES (3, 1) ON CONFLICT (id) DO UPDATE SET n = {t}.n + 7 RETURNING n",
+        "SELECT count(*) FROM {t} WHERE 100 / n >= 0 AND n <> 0",
+        "UPDATE {t} SET n = 5 WHERE id = 7 RETURNING id",
+        "SELECT count(*) FROM {t} WHERE id = 7 AND 100 / n >= 0",
+    ):
+        mine, plain = (list(map(repr, map(tuple, db.query(sql.replace("{t}", name))))) for name in "tp")
+        assert mine == plain, sql
+    assert (
+        db.query("INSERT INTO t (id, n) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET n = t.n + $3", 8, 1, 2).affected
+        == 1
+    )
+    with pytest.raises(UniqueViolation):
+        db.query("INSERT INTO t (id, n) VALUES (3, 999)")
+    db.execute(
+        "CREATE FUNCTION ff() RETURNS int LANGUAGE plpgsql AS 'BEGIN INSERT INTO t (id, n) VALUES (9, 333); RETURN 1; END'"
+    )
+    with pytest.raises(howdah.QueryError) as caught:
+        db.query("INSERT INTO t (id, n) VALUES (5000, ff())")
+    assert caught.value.sqlstate == "HW001"
+    assert db.query("INSERT INTO t (id, kind) VALUES (5001, gen_random_uuid()::text)").affected == 1
+    for sql in (
+        "INSERT INTO t (id) VALUES (6000) RETURNING new.id",
+        "UPDATE t SET id = 2000 WHERE id = 7 RETURNING old.id",
+    ):
+        with pytest.raises(Unsupported):
+            db.query(sql)
+    assert db.query("SELECT * INTO copied FROM t WHERE id = 6").affected >= 0
+    assert db.query("SELECT count(*) FROM copied")[0][0] == 1
+    assert db.query("SELECT count(*) FROM t WHERE id < 1000", tier="warm").skipped == ("hot",)
+
+
+def test_keys_are_doubtful_to_who_may_not_look(db: Database, tmp_path: Path, database_url: str) -> None:
+    make(db, tmp_path / "base", 20)
+    db.flush()
+    db.execute(
+        "DROP ROLE IF EXISTS app; CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA howdah, public TO app;"
+        " GRANT ALL ON ALL TABLES IN SCHEMA howdah, public TO app; GRANT SET ON PARAMETER session_replication_role TO app"
+    )
+    with Database.open(database_url.replace("postgres@", "app@")) as app:
+        with pytest.raises(howdah.Error):
+            app.query("INSERT INTO t (id) VALUES (3)")
+        assert app.query("SELECT count(*) FROM t WHERE id = 3")[0][0] == 1
+    db.execute("DROP OWNED BY app; DROP ROLE app")
+
+
+def test_truncate_wins_over_a_merge_under_way(
+    db: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from howdah.database.overlay import upkeep
+
+    monkeypatch.setattr(upkeep, "RUN", 2)
+    make(db, tmp_path / "base", 10, partition_by=[])
+    db.flush()
+    fill(db, 10, first=11)
+    merge = upkeep._merge
+
+    def late(*given: Any) -> None:
+        with Database.open(database_url) as other:
+            other.query("TRUNCATE t")
+        merge(*given)
+
+    monkeypatch.setattr(upkeep, "_merge", late)
+    db.flush()
+    assert db.query("SELECT count(*) FROM t")[0][0] == 0
+
+
+def test_files_of_others_stay(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    (shared / "docs").mkdir(parents=True)
+    (shared / "docs" / "precious.txt").write_text("x")
+    with pytest.raises(TierError, match="must be empty"):
+        make(db, tmp_path / "base", 10, archive_after=0, archive_location=shared)
+    db.tier(
+        "t",
+        location=tmp_path / "base",
+        hot_for=0,
+        time_column="ts",
+        archive_after=0,
+        archive_location=tmp_path / "archive",
+    )
+    db.execute("CREATE TABLE u (id int PRIMARY KEY, ts timestamptz)")
+    for wrong in (tmp_path / "archive", tmp_path / "base" / "inside", tmp_path):
+        with pytest.raises(InvalidInput, match="of its own"):
+            db.tier("u", location=wrong, time_column="ts")
+    (tmp_path / "base" / "data").mkdir(exist_ok=True)
+    (tmp_path / "base" / "data" / "notes.txt").write_text("x")
+    monkeypatch.setattr("howdah.database.overlay.expiry.YOUNG", timedelta(seconds=-60))
+    db.flush()
+    db.expire_snapshots("t", older_than=0, keep=1)
+    assert (tmp_path / "base" / "data" / "notes.txt").exists()
+
+
+def test_one_table_that_fails_keeps_none_of_the_others(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("howdah.database.overlay.flush.AGAIN", ())
+    db.execute("CREATE TABLE a (id int PRIMARY KEY, ts timestamptz)")
+    db.tier("a", location=tmp_path / "a", hot_for=0, time_column="ts")
+    db.query("INSERT INTO a VALUES (1, '2024-01-01')")
+    make(db, tmp_path / "base", 10)
+    (tmp_path / "a").rmdir()
+    (tmp_path / "a").write_text("no directory")
+    with pytest.raises(TierError):
+        db.flush()
+    assert {t.table: (t.warm_rows, t.last_error is None) for t in db.tiers()} == {
+        "public.a": (0, False),
+        "public.t": (10, True),
+    }
+
+
+def test_other_processes_learn_of_policies_and_of_tables(db: Database, database_url: str, tmp_path: Path) -> None:
+    with Database.open(database_url) as other:
+        assert other.query("SELECT 1")[0][0] == 1
+        make(db, tmp_path / "base", 20)
+        db.flush()
+        out: list[bytes] = []
+        assert other.copy_out("t", out.append) == 20
+    with Database.open(database_url) as other:
+        assert other.query("SELECT count(*) FROM t")[0][0] == 20
+        good: dict[str, Any] = {"location": tmp_path / "base", "hot_for": 0, "time_column": "ts"}
+        db.tier("t", **good, archive_after=0, archive_location=tmp_path / "archive")
+        fill(db, 1, first=99)
+        db.flush()
+        for one in (db, other):
+            assert one.query("SELECT count(*) FROM t").skipped == ("cold",)
+            assert one.query("SELECT count(*) FROM t", tier="cold")[0][0] == 21
+        db.untier("t")
+        assert other.query("INSERT INTO t (id) VALUES (1000)").affected == 1
+
+
+def test_what_a_flush_could_never_do_is_refused(db: Database, tmp_path: Path) -> None:
+    db.execute('CREATE TABLE j (id int PRIMARY KEY, ts timestamptz, j json, "a b" int, k text, m numeric(3, 5))')
+    good: dict[str, Any] = {"location": tmp_path / "base", "time_column": "ts", "hot_for": 0}
+    with pytest.raises(TieringRefused, match="other signs"):
+        db.tier("j", **good)
+    db.execute('ALTER TABLE j DROP COLUMN "a b"')
+    with pytest.raises(TieringRefused, match="sort_by"):
+        db.tier("j", **good, sort_by="j")
+    with pytest.raises(InvalidInput, match="twice"):
+        db.tier("j", **good, partition_by=["k", "bucket(4, k)"])
+    with pytest.raises(InvalidInput):
+        db.tier("j", location="~nosuchuser/x", time_column="ts")
+    db.tier("j", **good, partition_by="k")
+    db.query(
+        "INSERT INTO j VALUES (1, '2024-01-01', '{}', $1, 0.00123), (2, '2024-01-01', '{}', 'short', NULL)", "x" * 300
+    )
+    db.flush()
+    assert (db.tiers()[0].hot_rows, db.tiers()[0].warm_rows) == (1, 1)
+    assert str(db.query("SELECT m FROM j WHERE id = 1")[0][0]) == "0.00123"
+    assert (
+        db.query(
+            "SELECT count(*) FROM j WHERE ts < $1", datetime(2025, 1, 1, tzinfo=timezone(timedelta(seconds=1050)))
+        )[0][0]
+        == 2
+    )

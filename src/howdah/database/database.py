@@ -20,11 +20,11 @@ from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
 from .overlay.analytics import analyze
+from .overlay.expiry import expire
 from .overlay.flush import Flushed, lease
-from .overlay.flusher import Flusher, flushed
+from .overlay.flusher import Flusher, flushed, tended
 from .overlay.manage import Tiers, TierSnapshot, TierStatus, is_due, policy_of, snapshots, status, tier, untier
 from .overlay.run import Stale
-from .overlay.upkeep import expire
 from .rows import Checkpointed, DatabaseStatus, Notification, Rows
 from .server import Server
 from .session import Session
@@ -150,11 +150,15 @@ class AsyncDatabase(AsyncStatements):
             if self._flusher is not None:
                 self._flusher.start()
 
-    async def _flushing(self) -> Flushed:
-        """Flush what is due."""
+    async def _flushing(self, tidy: bool) -> Flushed:
+        """Flush what is due, and look after the other tables, too, if wanted."""
         async with self._using() as session:
             await self._tiers.load(session)
-            return await flushed(session, [t for t in self._tiers.each() if await is_due(session, t)])
+            due = [t for t in self._tiers.each() if await is_due(session, t)]
+            done = await flushed(session, due)
+            if tidy:
+                await tended(session, [t for t in self._tiers.each() if t not in due])
+            return done
 
     async def _extend(self, server: Server) -> None:
         """Create the extensions that the server has, if this user may."""

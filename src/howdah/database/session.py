@@ -26,7 +26,8 @@ STALE: Final = (
 """A prepared statement that does not fit the tables any more, or is gone."""
 _MARK: Final = re.compile(
     r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SET\s(?!\s*(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET\b|DISCARD\b|LISTEN\b"
-    r"|LOAD\b|PREPARE\b|CREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP)|set_config\s*\(|pg_(?:try_)?advisory_lock",
+    r"|LOAD\b|PREPARE\b|DO\b)|(?:INTO|CREATE|REPLACE)\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP|WITH\s+HOLD|pg_temp|set_config\s*\("
+    r"|pg_(?:try_)?advisory_lock",
     re.IGNORECASE | re.DOTALL,
 )
 """Statements that leave something on their connection."""

@@ -86,6 +86,8 @@ class AsyncJobServer(Emitting):
     ) -> None:
         if not isinstance(queue, AsyncQueue):
             raise InvalidInput(f"AsyncJobServer takes a queue, got {type(queue).__name__}")
+        if dead_letter_to is not None and not (isinstance(dead_letter_to, AsyncQueue) and dead_letter_to.takes_jobs):
+            raise InvalidInput("dead_letter_to: expected a queue to which jobs can be added, not one with fair_by=")
         if not callable(handler):
             raise InvalidInput(f"handler {handler!r:.60}: expected a function (input, ctx)")
         for name, value in (("workers", workers), ("prefetch", prefetch)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import BackendError, Error, InvalidInput, NotFound, Unsupported
 
@@ -58,28 +59,12 @@ class ObjectArea:
             raise Unsupported(f"this object storage signs no URLs: {error}") from error
 
 
-def read(url: str) -> bytes:
-    """The object of a URL such as ``s3://bucket/name``."""
-    folder, _, name = url.rpartition("/")
-    try:
-        import obstore
-        import obstore.store
-    except ImportError as error:
-        raise InvalidInput("object storage needs an extra: pip install 'howdah[objects]'") from error
-    try:
-        return bytes(obstore.get(obstore.store.from_url(folder), name).bytes())
-    except FileNotFoundError as error:
-        raise NotFound(f"{url}: no such object") from error
-    except Exception as error:
-        raise BackendError(f"{url}: could not be read: {error}") from error
-
-
 def open_area(at: Any) -> ObjectArea:
     """The area of an obstore store, or of a URL such as ``s3://bucket/prefix`` or ``file:///dir``."""
     try:
         import obstore.store
     except ImportError as error:
-        raise InvalidInput("blobs on object storage need an extra: pip install 'howdah[objects]'") from error
+        raise InvalidInput("object storage needs an extra: pip install 'howdah[objects]'") from error
     if not isinstance(at, str):
         return ObjectArea(at)
     try:
@@ -87,4 +72,18 @@ def open_area(at: Any) -> ObjectArea:
             obstore.store.from_url(at, mkdir=True) if at.startswith("file:") else obstore.store.from_url(at)
         )
     except Exception as error:
-        raise InvalidInput(f"at={at!r}: not an object-storage URL: {error}") from error
+        raise InvalidInput(f"{at!r}: not an object-storage URL: {error}") from error
+
+
+def read(url: str) -> bytes:
+    """The object of a URL such as ``s3://bucket/name``, or ``file:///path``."""
+    import obstore
+
+    folder, _, name = url.rpartition("/")
+    area = open_area(folder)
+    try:
+        return bytes(obstore.get(area._store, unquote(name)).bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"{url}: no such object") from error
+    except Exception as error:
+        raise BackendError(f"{url}: could not be read: {error}") from error

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..engines.base import Engine, Op
-from ..errors import InvalidInput, JobNotFound
+from ..errors import DuplicateKey, InvalidInput, JobNotFound
 from ..ids import new_id, uuid7_text
 from ..values import as_list, canonical_json, check_text, encode_json, seconds
 from .common import Duration, moment
@@ -123,7 +123,7 @@ class Adding(Finding):
         )
         if unique:
             return str(await self._table._write(lambda: self._adding(row, after)))
-        await self._table._write(lambda: self._inserting([row], after), single=not after)
+        await self._table._write(lambda: self._inserting([row], after), single=not after and self._engine.ids is None)
         return str(row[0])
 
     def _inserting(self, rows: Sequence[list[Any]], after: Sequence[str]) -> Op[None]:
@@ -134,6 +134,12 @@ class Adding(Finding):
             missing = [id for id in after if id not in there]
             if missing:
                 raise JobNotFound(f"after={missing[0]!r}: queue {self._name!r} has no such job")
+        if self._engine.ids is not None:
+            taken = yield from self._ops.get_many([(row[0],) for row in rows], ("id",))
+            if taken:
+                raise DuplicateKey(
+                    f"queue {self._name!r}: ids() gave {taken[0][0]}, which a job has already", index=("id",)
+                )
         yield from self._ops.insert(rows)
 
     def _adding(self, row: list[Any], after: Sequence[str] = ()) -> Op[str]:
@@ -182,7 +188,7 @@ class Adding(Finding):
                 return ids
 
             return list(await self._table._write(work))
-        alone = self._ops.at_once and len(rows) <= 1000 and not after
+        alone = self._ops.at_once and len(rows) <= 1000 and not after and self._engine.ids is None
         await self._table._write(lambda: self._inserting(rows, after), single=alone)
         return [str(row[0]) for row in rows]
 

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
 
 from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Compare, Criteria, In, Null, Or
 from ..engines.base import Engine, Op, Patches, Take, innermost
-from ..errors import Error, InvalidInput, JobNotFound, LimitExceeded, Timeout
+from ..errors import Error, InvalidInput, JobNotFound, Timeout
 from ..naming import store_table
 from ..pages import check_limit
 from ..rows import RowType
@@ -26,7 +26,7 @@ from .finding import Finding
 from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
 from .settling import RESET, Letter, due_letters, patches, recent, sent, settled
-from .stream import AFTER, Streams
+from .stream import Streams
 
 log = logging.getLogger("howdah")
 SETTLE_EVERY = 0.25
@@ -38,6 +38,9 @@ NOT_PAUSED = Compare("status", "!=", PAUSED)
 
 class AsyncQueue(Adding, Finding):
     """Jobs of one queue and scope. Opened by ``store.queue(name)``."""
+
+    takes_jobs: ClassVar[bool] = True
+    """Whether jobs can be added."""
 
     def __init__(self, engine: Engine, name: str, *, scope: Mapping[str, Any] | None = None, prefix: str = "") -> None:
         self._engine = engine
@@ -381,15 +384,12 @@ class AsyncQueue(Adding, Finding):
         The last 8 MiB of a job's events are kept, until 30 seconds after its end. Raises ``JobNotFound``, and
         ``LimitExceeded`` when the job ended longer ago, or events after ``since`` had to make room for newer ones.
         """
-        found = await self.get(id)
-        if found is None:
+        if await self.get(id) is None:
             raise JobNotFound(f"queue {self._name!r} has no job {id}")
-        if found.completed_at is not None and found.completed_at <= moment(self._engine.now() - AFTER):
-            raise LimitExceeded(f"job {id} ended at {found.completed_at}: events are kept for {AFTER:.0f} seconds")
 
-        async def finished() -> bool:
+        async def ended() -> datetime | None:
             job = await self.get(id)
-            return job is None or job.finished
+            return moment(self._engine.now()) if job is None else job.completed_at
 
-        async for event in self._streams.follow(id, since, finished):
+        async for event in self._streams.follow(id, since, ended):
             yield event

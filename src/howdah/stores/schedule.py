@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from ..criteria import And, Compare
+from ..criteria import And, Compare, Order
 from ..engines.base import Engine, Op
 from ..errors import InvalidInput
 from ..naming import store_table
@@ -94,7 +94,7 @@ class Schedules:
     def due(self) -> Op[Sequence[str]]:
         """The scopes that have a schedule which is due."""
         where = Compare("next_at", "<=", datetime.fromtimestamp(self._engine.now(), UTC))
-        rows = yield from self._ops.select(where, (), names=("scope",), limit=1000)
+        rows = yield from self._ops.select(where, (Order("next_at"),), names=("scope",), limit=1000)
         return sorted({row[0] for row in rows})
 
     def fire(self, add: Callable[[Any, Mapping[str, Any]], Op[None]]) -> Op[None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from ..criteria import And, Compare, Null, Order
@@ -16,6 +17,8 @@ from .common import moment
 
 MOST = 8 * 1024 * 1024
 AFTER = 30.0
+Ended = Callable[[], Awaitable[datetime | None]]
+"""When a job has ended, if it has."""
 BATCH = 500
 AHEAD = 1000
 """Events that a writer may be ahead of a reader in its process before it waits for it."""
@@ -86,13 +89,13 @@ class Streams:
                 if job not in kept:
                     yield from self.end(job)
 
-    async def follow(self, job: str, since: int, finished: Any) -> AsyncIterator[Any]:
-        """Events after number ``since``, then those that come, until ``finished()`` is true and none is left."""
+    async def follow(self, job: str, since: int, ended: Ended) -> AsyncIterator[Any]:
+        """Events after number ``since``, then those that come, until the job has ended and none is left."""
         await self.ready()
         reader, place = _Reader(since), self._place(job)
         _readers.setdefault(place, []).append(reader)
         try:
-            async for event in self._events(job, reader, finished):
+            async for event in self._events(job, reader, ended):
                 yield event
         finally:
             _readers[place].remove(reader)
@@ -115,11 +118,11 @@ class Streams:
             await self._engine.pause(0.005)
             waited += 0.005
 
-    async def _events(self, job: str, reader: _Reader, finished: Any) -> AsyncIterator[Any]:
+    async def _events(self, job: str, reader: _Reader, ended: Ended) -> AsyncIterator[Any]:
         since = reader.at
         while True:
             mark = await self._engine.changed(self._ops, None, 0)
-            over = await finished()
+            over = await ended()
             where = And((Compare("job", "=", job), Compare("seq", ">", since)))
             rows = await self.table.query(where, order_by="seq", limit=BATCH).all()
             for row in rows:
@@ -130,6 +133,8 @@ class Streams:
                 since = reader.at = row["seq"]
                 yield row["event"]
             if not rows:
-                if over:
+                if over is not None:
+                    if over <= moment(self._engine.now() - AFTER):
+                        raise LimitExceeded(f"job {job} ended at {over}: events are kept for {AFTER:.0f} seconds")
                     return
                 await self._engine.changed(self._ops, mark, 1.0)

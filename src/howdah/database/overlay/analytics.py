@@ -5,16 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from ...errors import InvalidInput, QueryError, QueryTimeout, SqlSyntaxError, StartupError, Unsupported
+from ...errors import (
+    InvalidInput,
+    QueryError,
+    QueryTimeout,
+    SqlSyntaxError,
+    StartupError,
+    TierError,
+    UndefinedTable,
+    Unsupported,
+)
 from ..session import Session
 from . import base, place
 from .binding import fetch
 from .columns import TierColumn, quoted
 from .manage import Tiers, described
 from .run import current
+from .tiered import Tiered
 
 _CASTS = {
     "uuid": "UUID",
@@ -42,8 +52,13 @@ async def analyze(session: Session, tiers: Tiers, sql: str, params: Sequence[Any
     connection = library().connect()
     try:
         zone = (await session.query("SELECT current_setting('TimeZone') AS zone", (), None))[0]["zone"]
-        for schema, name in _tables(connection, sql):
-            await _load(session, connection, tiers, schema, name)
+        with _told(sql):
+            for schema, name, hidden in _tables(connection, sql):
+                try:
+                    await _load(session, connection, tiers, schema, name)
+                except UndefinedTable:
+                    if not hidden:
+                        raise
         work = asyncio.ensure_future(asyncio.to_thread(_run, connection, sql, params, zone))
         try:
             return await asyncio.wait_for(asyncio.shield(work), timeout)
@@ -58,8 +73,9 @@ async def analyze(session: Session, tiers: Tiers, sql: str, params: Sequence[Any
         connection.close()
 
 
-def _tables(connection: Any, sql: str) -> list[tuple[str, str]]:
-    """The tables that a query names: schema ("" for the search path) and name."""
+def _tables(connection: Any, sql: str) -> list[tuple[str, str, bool]]:
+    """The tables that a query names: schema ("" for the search path), name, and whether it may be that of a common table
+    expression."""
     told = json.loads(connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0][0])
     if told["error"]:
         if told["error_type"] == "parser":
@@ -69,7 +85,9 @@ def _tables(connection: Any, sql: str) -> list[tuple[str, str]]:
         raise InvalidInput("analyze() takes one query")
     hidden = {entry["key"] for node in _nodes(told) for entry in node.get("cte_map", {}).get("map", ())}
     named = {(n["schema_name"], n["table_name"]) for n in _nodes(told) if n.get("type") == "BASE_TABLE"}
-    return sorted((schema, name) for schema, name in named if schema or name not in hidden)
+    if len({(schema.lower(), name.lower()) for schema, name in named}) < len(named):
+        raise Unsupported("analyze(): DuckDB takes names that differ by case only as one")
+    return sorted((schema, name, not schema and name in hidden) for schema, name in named)
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -87,8 +105,10 @@ def _shown(column: TierColumn) -> str:
 
 async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, name: str) -> None:
     """Let DuckDB see a table of Postgres under its name."""
-    tiered = tiers.named(schema, name)
-    table = tiered or await described(session, schema, name)
+    tiered = tiers.named(schema, name) or tiers.named(schema.lower(), name.lower())
+    table = tiered or await _plain(session, schema, name)
+    if len({c.name.lower() for c in table.columns}) < len(table.columns):
+        raise Unsupported(f"analyze(): {table.table} has columns that differ by case only, which DuckDB takes as one")
     number = f"{table.oid}"
     heap = await fetch(
         session,
@@ -99,7 +119,8 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
     parts = [f"SELECT * FROM hot_{number}"]
     if tiered is not None:
         snapshot = await current(session, tiered)
-        found = () if snapshot.metadata is None else await asyncio.to_thread(base.files, snapshot.metadata)
+        with base.told(tiered.location, "the base cannot be read"):
+            found = () if snapshot.metadata is None else await asyncio.to_thread(base.files, snapshot.metadata)
         if found and snapshot.metadata is not None:
             where = ""
             keys = tuple(c for c in tiered.columns if c.name in tiered.key)
@@ -107,7 +128,8 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
                 where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
-            parts.append(f"SELECT * FROM {_source(connection, number, snapshot.metadata, found)} b{where}")
+            cold = f"SELECT * FROM {_source(connection, number, snapshot.metadata, found)} b{where}"
+            parts = [cold, *(parts if heap.num_rows else [])]
     shown = ", ".join(map(_shown, table.columns))
     if schema:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
@@ -124,13 +146,29 @@ def _source(connection: Any, number: str, metadata: str, found: Sequence[Any]) -
     return f"read_parquet([{paths}], hive_partitioning = false)"
 
 
-def _run(connection: Any, sql: str, params: Sequence[Any], zone: str) -> Any:
+async def _plain(session: Session, schema: str, name: str) -> Tiered:
+    """A table that is not tiered, by its name as written or, if there is none, folded as Postgres does."""
+    try:
+        return await described(session, schema, name)
+    except UndefinedTable:
+        if (schema.lower(), name.lower()) == (schema, name):
+            raise
+        return await described(session, schema.lower(), name.lower())
+
+
+@contextmanager
+def _told(sql: str) -> Iterator[None]:
+    """DuckDB's errors in Howdah's words."""
     duckdb = library()
     try:
-        connection.execute(f"SET TimeZone = '{zone}'")
-        return connection.sql(sql, params=list(params)).to_arrow_table()
+        yield
     except duckdb.IOException as error:
-        with base.told("analyze", "a file of the base is missing or cannot be read"):
-            raise OSError(str(error)) from error
+        raise TierError(f"a file of the base is missing or cannot be read: {error}") from error
     except duckdb.Error as error:
         raise QueryError(f"DuckDB: {error}", sql=sql) from error
+
+
+def _run(connection: Any, sql: str, params: Sequence[Any], zone: str) -> Any:
+    with _told(sql):
+        connection.execute(f"SET TimeZone = '{zone}'")
+        return connection.sql(sql, params=list(params)).to_arrow_table()

@@ -88,7 +88,16 @@ def partition_fields(given: object) -> list[tuple[str, str, int]]:
             found.append((match[4], "bucket", int(match[3])))
         else:
             found.append((match[5], "identity", 0))
+    if len({column for column, _, _ in found}) < len(found):
+        raise InvalidInput(f"partition_by={list(given)!r:.80}: a column twice")
     return found
+
+
+def written_otherwise(column: str) -> bool:
+    """Whether a column has another name in the files than in the table."""
+    from pyiceberg.schema import make_compatible_name
+
+    return bool(make_compatible_name(column) != column)
 
 
 def _transform(name: str, argument: int) -> Any:
@@ -192,15 +201,17 @@ def files(metadata: str, snapshot: int | None = None) -> tuple[Any, ...]:
     table = opened(metadata)
     version = table.current_snapshot() if snapshot is None else table.snapshot_by_id(snapshot)
     if version is None:
+        if snapshot is not None:
+            raise TierError(f"{metadata}: it knows no snapshot {snapshot}")
         return ()
-    return tuple(file for manifest in version.manifests(table.io) for file in _listed(manifest, table.io))
+    return tuple(file for manifest in version.manifests(table.io) for file in listed(manifest, table.io))
 
 
 _manifests: OrderedDict[str, list[Any]] = OrderedDict()
 _lock = threading.Lock()
 
 
-def _listed(manifest: Any, io: Any) -> list[Any]:
+def listed(manifest: Any, io: Any) -> list[Any]:
     """The files of a manifest, which never changes."""
     path = manifest.manifest_path
     with _lock:

@@ -19,7 +19,8 @@ FORMAT = (
     "SET LOCAL datestyle = 'ISO, MDY'; SET LOCAL timezone = 'UTC'; SET LOCAL intervalstyle = 'postgres';"
     " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'"
 )
-BLOCK = 4 * 1024 * 1024
+BLOCK, LARGEST = 4 * 1024 * 1024, 2**30
+"""Bytes that are read at once: all of them, so that no row is cut, as far as that goes."""
 XMIN = "howdah xmin"
 
 
@@ -94,7 +95,9 @@ async def fetch(session: Session, columns: Sequence[TierColumn], sql: str, more:
     try:
         found = csv.read_csv(
             out,
-            read_options=csv.ReadOptions(column_names=[*names, *more], block_size=max(BLOCK, out.getbuffer().nbytes)),
+            read_options=csv.ReadOptions(
+                column_names=[*names, *more], block_size=min(max(BLOCK, out.getbuffer().nbytes), LARGEST)
+            ),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
                 column_types={f.name: f.type for f in schema},

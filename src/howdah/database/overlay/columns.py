@@ -51,7 +51,9 @@ class TierColumn:
     def digits(self) -> tuple[int, int] | None:
         """Precision and scale of a decimal number that the base has as such."""
         found = _DECIMAL.fullmatch(self.spelled)
-        return None if found is None or int(found[1]) > MOST_DIGITS else (int(found[1]), int(found[2]))
+        if found is None or not int(found[2]) <= int(found[1]) <= MOST_DIGITS:
+            return None
+        return int(found[1]), int(found[2])
 
     @property
     def prunable(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from .base import library
@@ -67,7 +67,7 @@ def _value(column: TierColumn, value: Any) -> Any:
     if column.type in ("text", "varchar"):
         return value if type(value) is str else None
     if column.type == "timestamptz":
-        return value.isoformat() if type(value) is datetime and value.tzinfo is not None else None
+        return value.astimezone(UTC).isoformat() if type(value) is datetime and value.tzinfo is not None else None
     if column.type == "timestamp":
         return value.isoformat() if type(value) is datetime and value.tzinfo is None else None
     if column.type == "date":

@@ -21,6 +21,8 @@ from .tiered import Snapshot, Tiered
 BATCH = 200_000
 LEASE = 1753
 TRIES = 20
+LONGEST = 60
+"""Bytes of a text that may name a folder: rows with a longer one in a column that partitions as it is stay hot."""
 AGAIN = (1, 2, 4)
 """Seconds before each further try of an upload."""
 
@@ -55,7 +57,13 @@ def eligible(tiered: Tiered) -> str:
     old = f"{_moment(tiered)} <= now() - {_age(tiered)}"
     # A row whose commit time the server has forgotten is old.
     known = old if tiered.policy["time_column"] is not None else f"coalesce({old}, true)"
-    return f"({known}) AND {finite(tiered.columns)}"
+    short = [
+        f"octet_length(t.{quoted(column)}) <= {LONGEST}"
+        for column, transform, _ in base.partition_fields(tiered.policy.get("partition_by") or ())
+        if transform == "identity" and tiered.column(column).type in ("text", "varchar")
+    ]
+    fits = "".join(f" AND ({test}) IS NOT FALSE" for test in short)
+    return f"({known}) AND {finite(tiered.columns)}{fits}"
 
 
 def _moment(tiered: Tiered) -> str:
@@ -113,7 +121,7 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
     made = await _written(tiered, snapshot, rows, dead)
     for attempt in range(TRIES):
         try:
-            await _cut(session, tiered, snapshot.generation, rows, xmins, dead, made)
+            moved = await _cut(session, tiered, snapshot, rows, xmins, dead, made)
             break
         except TierError:
             raise
@@ -121,7 +129,7 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
             if getattr(error, "sqlstate", "") != "55P03" or attempt == TRIES - 1:  # lock_timeout
                 raise
             await asyncio.sleep(0.02 * (attempt + 1))
-    return Flushed(0, rows.num_rows, made.files, made.bytes, made.snapshot), rows.num_rows == BATCH
+    return Flushed(0, moved, made.files, made.bytes, made.snapshot), rows.num_rows == BATCH and moved > 0
 
 
 async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> base.Commit:
@@ -154,13 +162,14 @@ def _given(tiered: Tiered, *more: str) -> str:
 async def _cut(
     session: Session,
     tiered: Tiered,
-    generation: int,
+    snapshot: Snapshot,
     rows: Any,
     xmins: list[str],
     dead: list[tuple[Any, ...]],
     made: base.Commit,
-) -> None:
-    """Everything that makes the new base count, in one transaction: what moved leaves the heap unless it changed meanwhile."""
+) -> int:
+    """Everything that makes the new base count, in one transaction: what moved leaves the heap unless it changed meanwhile, or
+    is locked; how many rows did."""
     typed = [f"m.k{i}::{tiered.column(k).spelled}" for i, k in enumerate(tiered.key)]
 
     def same(alias: str) -> str:
@@ -172,18 +181,18 @@ async def _cut(
             " SET LOCAL lock_timeout = 0; SET LOCAL session_replication_role = replica"
         )
         found = await current(session, tiered)
-        if found.generation != generation:
+        if found.generation != snapshot.generation:
             raise TierError(f"{tiered.table}: its base was changed by somebody else during a flush")
         if dead:
             given = [[str(key[i]) for key in dead] for i in range(len(tiered.key))]
             await session.query(f"DELETE FROM {tiered.shadow} s USING {_given(tiered)} WHERE {same('s')}", given, None)
-        await session.query(
+        gone = await session.query(
             f"WITH m AS (SELECT * FROM {_given(tiered, 'x')}),"
             f" locked AS (SELECT t.ctid AS at FROM ONLY {tiered.table} t JOIN m ON {same('t')} AND t.xmin = m.x::xid"
             f" FOR UPDATE OF t SKIP LOCKED),"
-            f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {tiered.keys('t')})"
-            f" INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
-            f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING",
+            f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {tiered.keys('t')}),"
+            f" stayed AS (INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
+            f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING) SELECT count(*) AS moved FROM gone",
             [*([str(v) for v in rows.column(k).to_pylist()] for k in tiered.key), xmins],
             None,
         )
@@ -200,4 +209,5 @@ async def _cut(
             (tiered.oid, rows.num_rows - len(dead), largest),
             None,
         )
-        await named(session, tiered, made)
+        await named(session, tiered, made, snapshot.metadata)
+    return int(gone[0]["moved"])

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import count
 
-from ...errors import Closed, Error
+from ...errors import Closed
 from ..session import Session
 from .flush import Flushed, flush, lease
 from .tiered import Tiered
@@ -16,23 +17,50 @@ from .upkeep import upkeep
 log = logging.getLogger("howdah")
 LOOK = 1.0
 """Seconds between two looks."""
+TIDY = 60
+"""Looks from one upkeep of all tables to the next."""
+STEPS = 20
+"""Pieces of upkeep at once."""
 
 
 async def flushed(session: Session, tables: Sequence[Tiered]) -> Flushed:
-    """Flush tables and do the upkeep of their bases; those that another process is at are left out."""
+    """Flush tables and do the upkeep of their bases; those that another process is at are left out. One that fails keeps none
+    of the others."""
     total = Flushed()
+    failures: list[Exception] = []
+    for tiered in tables:
+        try:
+            async with lease(session, tiered) as mine:
+                if mine:
+                    total += await flush(session, tiered)
+                    await _tidied(session, tiered)
+        except Exception as error:
+            if session.is_closed():
+                raise
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return total
+
+
+async def tended(session: Session, tables: Sequence[Tiered]) -> None:
+    """Do the upkeep of tables of which nothing is due."""
     for tiered in tables:
         async with lease(session, tiered) as mine:
             if mine:
-                total += await flush(session, tiered)
-                await upkeep(session, tiered)
-    return total
+                await _tidied(session, tiered)
+
+
+async def _tidied(session: Session, tiered: Tiered) -> None:
+    for _ in range(STEPS):
+        if not await upkeep(session, tiered):
+            break
 
 
 class Flusher:
     """Flushes what is due, again and again, in a task of its own; what fails is logged, noted in the status and tried again."""
 
-    def __init__(self, work: Callable[[], Awaitable[Flushed]]) -> None:
+    def __init__(self, work: Callable[[bool], Awaitable[Flushed]]) -> None:
         self._work = work
         self._task: asyncio.Task[None] | None = None
         self.done = Flushed()
@@ -47,15 +75,15 @@ class Flusher:
         """End; what is under way is cut short, which loses nothing."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Exception):
                 await self._task
 
     async def _run(self) -> None:
-        while True:
+        for number in count():
             await asyncio.sleep(LOOK)
             try:
-                self.done += await self._work()
+                self.done += await self._work(number % TIDY == TIDY - 1)
             except Closed:
                 return
-            except Error as error:
-                log.warning("the flusher will try again: %s", error)
+            except Exception as error:  # of one table, of storage, of the server: it may be better next time
+                log.warning("the flusher will try again: %s: %s", type(error).__name__, error)

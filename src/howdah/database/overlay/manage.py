@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from ...errors import InvalidInput, TieringRefused, UndefinedTable
+from ...errors import InvalidInput, QueryError, TieringRefused, UndefinedTable
 from ...values import seconds
 from ..copying import table_name
 from ..session import Session
@@ -90,7 +90,7 @@ class Tiers:
                 found[row["schema"], row["name"]] = tiered
                 if row["visible"]:
                     found["", row["name"]] = tiered
-        if found != self._known:
+        if found != self._known or any(t.policy != self._known[name].policy for name, t in found.items()):
             self._plans.clear()
         self._known = found
 
@@ -192,12 +192,12 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         if known:
             _changed(table, where, policy, known[0]["location"], known[0]["policy"])
             objects.check_shape(tiered, policy)
-            _check_archive(where, policy)
+            if policy["archive_location"] != known[0]["policy"].get("archive_location"):
+                await _check_places(session, oid, where, policy, new=False)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
             return
         await _check(session, tiered, policy)
-        await asyncio.to_thread(place.check, where)
-        _check_archive(where, policy)
+        await _check_places(session, oid, where, policy, new=True)
         for statement in objects.create(tiered):
             await session.command(statement)
         await session.query(
@@ -217,11 +217,22 @@ def _changed(table: str, where: str, policy: dict[str, Any], location: str, old:
         raise InvalidInput(f"{table} is archived at {old['archive_location']}: untier it first to change that")
 
 
-def _check_archive(where: str, policy: dict[str, Any]) -> None:
-    """Refuse an archive inside the base's own place."""
+async def _check_places(session: Session, oid: int, where: str, policy: dict[str, Any], *, new: bool) -> None:
+    """Refuse places that are not a table's own: files that nobody names are deleted there."""
     archive = policy["archive_location"]
-    if archive is not None and (f"{archive}/".startswith(f"{where}/") or f"{where}/".startswith(f"{archive}/")):
-        raise InvalidInput(f"archive_location={archive!r}: expected a place outside of {where}")
+    mine = [("location", where)] if new else []
+    mine += [("archive_location", archive)] if archive is not None else []
+    others = await session.query(
+        "SELECT location, policy->>'archive_location' AS archive FROM howdah.tiers WHERE rel <> $1::oid", (oid,), None
+    )
+    taken = [p for row in others for p in (row["location"], row["archive"]) if p is not None]
+    for name, one in mine:
+        rest = [*taken, *([where] if name == "archive_location" else [])]
+        for other in rest:
+            if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+                raise InvalidInput(f"{name}={one!r}: expected a place of its own, outside of {other}")
+    for _, one in mine:
+        await asyncio.to_thread(place.check, one)
 
 
 async def _check(session: Session, tiered: Tiered, policy: dict[str, Any]) -> None:
@@ -229,6 +240,12 @@ async def _check(session: Session, tiered: Tiered, policy: dict[str, Any]) -> No
         if await session.query(sql, (tiered.oid,), None):
             raise TieringRefused(f"{tiered.table}: {why}")
     objects.check_shape(tiered, policy)
+    if policy["sort_by"]:
+        order = ", ".join(map(quoted, policy["sort_by"]))
+        try:
+            await session.query(f"SELECT FROM ONLY {tiered.table} ORDER BY {order} LIMIT 0", (), None)
+        except QueryError as error:
+            raise TieringRefused(f"{tiered.table}: sort_by={policy['sort_by']}: {error}") from error
     if policy["time_column"] is None:
         on = (await session.query("SELECT current_setting('track_commit_timestamp')", (), None))[0][0]
         if on != "on":

@@ -24,7 +24,10 @@ def recorded(location: object) -> str:
     text = os.fspath(location)
     parts = urlsplit(text)
     if "://" not in text or (parts.scheme == "file" and not parts.netloc):
-        found = str(Path(unquote(parts.path) if "://" in text else text).expanduser().absolute())
+        try:
+            found = str(Path(unquote(parts.path) if "://" in text else text).expanduser().absolute())
+        except RuntimeError as error:
+            raise InvalidInput(f"location={text!r}: {error}") from error
         if set(found) & set("?#") or not found.isprintable():
             raise InvalidInput(f"location={text!r}: Iceberg reads ? and # in a path as something else")
         return found
@@ -62,7 +65,8 @@ def _s3(endpoint: str | None, region: str | None) -> Any:
 
     given = {} if region is None else {"region": region}
     if endpoint is not None:
-        given |= {"endpoint_override": endpoint.partition("://")[2], "scheme": endpoint.partition("://")[0]}
+        scheme, _, host = endpoint.rpartition("://")
+        given |= {"endpoint_override": host, "scheme": scheme or "https"}
     return fs.S3FileSystem(connect_timeout=CONNECT, request_timeout=REQUEST, **given)
 
 

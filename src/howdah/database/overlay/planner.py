@@ -17,7 +17,19 @@ from ...errors import Unsupported
 from .columns import quoted
 from .filters import Condition
 from .tiered import Tiered
-from .tree import comparison, condition, deparsed, fields, parsed, range_vars, return_all, returned_text, walk
+from .tree import (
+    comparison,
+    condition,
+    deparsed,
+    fields,
+    parsed,
+    range_vars,
+    renumber,
+    return_all,
+    returned,
+    returned_text,
+    walk,
+)
 
 Resolve = Callable[[str, str], Tiered | None]
 """The tiered table of a schema ("" for the search path) and name."""
@@ -35,6 +47,12 @@ _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
 """Functions that give the same when they are asked twice in a transaction."""
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+_PLAIN = frozenset((
+    *("Node", "SelectStmt", "ResTarget", "ColumnRef", "A_Const", "ParamRef", "A_Expr", "TypeCast", "RangeVar", "Alias", "String"),
+    *("Integer", "Float", "Boolean", "A_Star", "BoolExpr", "NullTest", "BooleanTest", "List", "TypeName", "SortBy", "CaseExpr"),
+    *("CaseWhen", "CoalesceExpr", "MinMaxExpr", "A_Indirection", "A_Indices", "CollateClause", "A_ArrayExpr", "SQLValueFunction"),
+))  # fmt: skip
+"""What a query may consist of that has a row if, and only if, its table has one."""
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
 
@@ -58,6 +76,7 @@ class Plan:
     """Whether every bound row is promoted: the condition cannot be asked of single rows."""
     returning: bool = False
     probe: str | None = None
+    probe_params: tuple[int, ...] = ()
     names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
     """How each table was called: it must still be meant when the statement runs."""
     quick: str | None = None
@@ -92,8 +111,9 @@ def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
     """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
     heap = f"SELECT * FROM ONLY {tiered.table}"
     past = f"SELECT {tiered.names('b')} FROM {tiered.loaded} b"
-    live = f"{past} WHERE {tiered.live('b')}"
-    parts = {"hot": heap, "warm": live, "cold": live, "past": past}.get(mode, f"{heap} UNION ALL {live}")
+    # A condition must not be asked of dead rows: they may not even fit it.
+    live = f"{past} WHERE {tiered.live('b')} OFFSET 0"
+    parts = {"hot": heap, "warm": live, "cold": live, "past": past}.get(mode, f"{heap} UNION ALL ({live})")
     node = postgast.parse(f"SELECT 1 FROM ({parts}) AS {quoted(name)}").stmts[0].stmt.select_stmt.from_clause[0]
     if alias is not None:
         node.range_subselect.alias.CopyFrom(alias)
@@ -243,7 +263,7 @@ class _Planner:
         others = ("with_clause", "having_clause", "locking_clause", "group_clause", "distinct_clause", "window_clause")
         if tiered is None or not relation.inh or any(name in others for name, _ in fields(select)):
             return None
-        if any(type(m).__name__ in ("SubLink", "FuncCall") for m in walk(select)):
+        if any(type(m).__name__ not in _PLAIN for m in walk(select)):
             return None
         alias = relation.alias if relation.HasField("alias") else None
         if alias is not None and len(alias.colnames) > 0:
@@ -262,7 +282,7 @@ class _Planner:
 
     def _locking(self, tree: Any, select: Any) -> Plan | None:
         """The plan of SELECT … FOR UPDATE of one tiered table; ``None`` if it names none."""
-        relations = list(range_vars(select))
+        relations = [r for name, child in fields(select) if name != "locking_clause" for r in range_vars(child)]
         if not any(self._resolve(r.schemaname, r.relname) for r in relations):
             return None
         items = select.from_clause
@@ -356,25 +376,38 @@ class _Planner:
     def _insert(self, write: Any, target: Tiered) -> Plan:
         if write.relation.HasField("alias") and write.relation.alias.colnames:
             raise _unsupported("an alias with column names in INSERT")
-        probe = None
+        probe: str | None = None
+        numbers: tuple[int, ...] = ()
         if write.HasField("on_conflict_clause"):
-            probe = self._probe(write, target)
+            probe, numbers = self._probe(write, target)
         self._statement_of_insert(write)
+        _refuse_versions(write)
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
         returning = returned_text(write)
         shown = "count(*) AS n" if returning is None else returning
         return_all(write)
         inner = deparsed("insert_stmt", write)
         named = quoted(alias)
-        sql = self._noting(inner, returning, target, alias)
+        # A function may insert into the table by itself: it meets the gate, which lets one INSERT through.
+        functions = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
+        let = target.once if functions - set(_STABLE) else target.pass_
+        sql = self._noting(let, inner, returning, target, alias)
         quick = None
         if target.ranked and not self._uses and probe is None:
-            largest = f"coalesce(pg_sequence_last_value('{target.largest}'), {-(2**63)})"
+            largest = f"pg_sequence_last_value('{target.largest}')"  # null to who may not read it: doubtful
             fresh = f"CASE WHEN {target.rank_sql(named)} > {largest} THEN true ELSE howdah.doubtful() END"
-            quick = (
-                f"{target.pass_} WITH howdah_new AS ({inner}) SELECT {shown} FROM howdah_new AS {named} WHERE {fresh}"
-            )
-        return Plan("insert", sql, self._uses, target, alias, returning=returning is not None, probe=probe, quick=quick)
+            quick = f"{let} WITH howdah_new AS ({inner}) SELECT {shown} FROM howdah_new AS {named} WHERE {fresh}"
+        return Plan(
+            "insert",
+            sql,
+            self._uses,
+            target,
+            alias,
+            returning=returning is not None,
+            probe=probe,
+            probe_params=numbers,
+            quick=quick,
+        )
 
     def _statement_of_insert(self, write: Any) -> None:
         if write.HasField("with_clause"):
@@ -386,8 +419,8 @@ class _Planner:
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, ("InsertStmt", name), _Scope())
 
-    def _probe(self, write: Any, target: Tiered) -> str:
-        """The same rows into a temporary table, which tells their keys."""
+    def _probe(self, write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
+        """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
         copy = type(write)()
         copy.CopyFrom(write)
         before, self._uses = self._uses, {}
@@ -406,7 +439,8 @@ class _Planner:
         )
         copy.relation.schemaname = "pg_temp"
         copy.relation.relname = target.probe.partition(".")[2]
-        return deparsed("insert_stmt", copy)
+        numbers = renumber(copy)
+        return deparsed("insert_stmt", copy), numbers
 
     def _change(self, kind: str, tree: Any, write: Any, target: Tiered) -> Plan:
         rekey = False
@@ -428,27 +462,38 @@ class _Planner:
         for name, child in fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, (type(write).__name__, name), scope)
+        quick = quick and not self._uses
+        if rekey:
+            _refuse_versions(write)
         write.relation.inh = False
         returning = returned_text(write)
         self._uses.setdefault(target, []).append(mine)
         sql = str(postgast.deparse(tree))
         if rekey:
             return_all(write)
-            sql = self._noting(deparsed(kind, write), returning, target, alias)
+            sql = self._noting(target.pass_, deparsed(kind, write), returning, target, alias)
         return Plan(
             "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers, whole,
             returning is not None, quick=sql if quick else None, rekey=rekey,
         )  # fmt: skip
 
     @staticmethod
-    def _noting(inner: str, returning: str | None, target: Tiered, alias: str) -> str:
+    def _noting(let: str, inner: str, returning: str | None, target: Tiered, alias: str) -> str:
         """A write whose new keys are noted."""
         shown = "count(*) AS n" if returning is None else returning
         return (
-            f"{target.pass_} WITH howdah_new AS ({inner}),"
+            f"{let} WITH howdah_new AS ({inner}),"
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
+
+
+def _refuse_versions(write: Any) -> None:
+    """RETURNING of ``old`` and ``new`` is not there behind a common table expression."""
+    for message in (m for item in returned(write) for m in walk(item)):
+        if type(message).__name__ == "ColumnRef" and len(message.fields) > 1:
+            if message.fields[0].string.sval in ("old", "new"):
+                raise _unsupported("RETURNING of old or new values of rows whose keys are noted")
 
 
 def _unsupported(what: str) -> Unsupported:

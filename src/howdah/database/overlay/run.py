@@ -44,10 +44,10 @@ class Call:
     reading: Reading = field(default_factory=Reading)
     began: float = field(default_factory=time.monotonic)
 
-    async def fetch(self, tiered: Tiered, metadata: str | None, condition: Any, **how: Any) -> base.Found:
+    async def fetch(self, tiered: Tiered, base_: Snapshot, condition: Any, **how: Any) -> base.Found:
         """Read a base, within the time that is left."""
         left = None if self.timeout is None else self.timeout - (time.monotonic() - self.began)
-        work: Callable[[], base.Found] = lambda: base.read(metadata, condition, archive=tiered.archive, **how)  # noqa: E731
+        work: Callable[[], base.Found] = lambda: base.read(base_.metadata, condition, archive=base_.archive, **how)  # noqa: E731
         try:
             found = await asyncio.wait_for(asyncio.to_thread(work), None if left is None else max(0.001, left))
         except TimeoutError:
@@ -73,7 +73,7 @@ async def locked(session: Session, tiered: Tiered, names: Sequence[str] = (), *,
 async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), lock: str = "") -> Snapshot:
     """The base that this transaction's snapshot names, for a table that is still what was planned."""
     rows = await session.query(
-        f"SELECT metadata, generation, max_key, shape, {SHAPE.format(rel='t.rel')} AS now,"
+        f"SELECT metadata, generation, max_key, policy->>'archive_location' AS archive, shape, {SHAPE.format(rel='t.rel')} AS now,"
         " (SELECT coalesce(bool_and(to_regclass(x) = t.rel), true) FROM unnest($2::text[]) x) AS meant"
         f" FROM howdah.tiers t WHERE rel = $1::oid{lock}",
         (tiered.oid, list(names)),
@@ -84,7 +84,7 @@ async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), l
         raise Stale(f"{tiered.table} {why}: run the statement again")
     if rows[0]["now"] != rows[0]["shape"]:
         raise TierError(f"{tiered.table}: its columns were changed after it was tiered: untier it, then tier it again")
-    return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"])
+    return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
 
 
 async def run(session: Session, plan: Plan, call: Call) -> Rows:
@@ -185,11 +185,14 @@ async def _bound(
         condition = found if number == 0 else base.library().expressions.Or(condition, found)
     if plan.mode == "hot":
         if snapshot.metadata is not None:
-            call.reading.skipped |= EVERY if tiered.archive else {"warm"}
+            call.reading.skipped |= EVERY if snapshot.archive else {"warm"}
         return await bind(session, tiered, None)
+    if plan.mode in ("warm", "cold"):
+        hot = await session.query(f"SELECT EXISTS (SELECT 1 FROM ONLY {tiered.table})", (), None)
+        call.reading.skipped |= {"hot"} if hot[0][0] else set()
     past = None if plan.mode != "past" else await _past(session, tiered, call.as_of)
     tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
-    got = await call.fetch(tiered, snapshot.metadata, condition, most=MOST, snapshot=past, tiers=tiers)
+    got = await call.fetch(tiered, snapshot, condition, most=MOST, snapshot=past, tiers=tiers)
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
     return await bind(session, tiered, got.rows)
@@ -221,19 +224,20 @@ async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
     made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
     if made is not None:
-        await named(session, tiered, made)
+        await named(session, tiered, made, snapshot.metadata)
 
 
-async def named(session: Session, tiered: Tiered, made: base.Commit) -> None:
-    """Let a new version of the base count; a transaction is open."""
-    await session.query(
+async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:
+    """Let a new version of the base count in the place of another; whether that one still counted. A transaction is open."""
+    swapped = await session.query(
         "WITH t AS (UPDATE howdah.tiers SET metadata = $2, snapshot_id = $3, generation = generation + 1, files = $4, bytes = $5"
-        " WHERE rel = $1::oid RETURNING rows)"
+        " WHERE rel = $1::oid AND metadata IS NOT DISTINCT FROM $6 RETURNING rows)"
         " INSERT INTO howdah.tier_snapshots (rel, snapshot_id, rows, files, bytes) SELECT $1::oid, $3, rows, $4, $5 FROM t"
         " ON CONFLICT (rel, snapshot_id) DO UPDATE SET rows = excluded.rows",
-        (tiered.oid, made.metadata, made.snapshot, made.total_files, made.total_bytes),
+        (tiered.oid, made.metadata, made.snapshot, made.total_files, made.total_bytes, old),
         None,
     )
+    return swapped.affected > 0
 
 
 # Writing ----------------------------------------------------------------------------------------------------------
@@ -246,7 +250,9 @@ async def _promote(session: Session, plan: Plan, tiered: Tiered, params: Sequenc
     given = [params[n - 1] for n in plan.where_params] if plan.where is not None else []
     if plan.nowait:
         await session.command("SET LOCAL lock_timeout = '10ms'")
-    await promoted(session, tiered, f"SELECT {name}.* FROM {tiered.loaded} AS {name} WHERE {where}", given)
+    # What is dead is left out before the condition is asked: it may not even fit it.
+    live = f"(SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0)"
+    await promoted(session, tiered, f"SELECT {name}.* FROM {live} AS {name} WHERE {where}", given)
     if plan.nowait:
         await session.command("SET LOCAL lock_timeout TO DEFAULT")
 
@@ -280,17 +286,17 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
     for name in (tiered.written, tiered.probe):
         columns = f"AS SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA"
         shape = (
-            f"(LIKE {tiered.table} INCLUDING DEFAULTS INCLUDING IDENTITY) ON COMMIT DELETE ROWS"
+            f"(LIKE {tiered.table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
             if name == tiered.probe
             else f"ON COMMIT DELETE ROWS {columns}"
         )
         await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; TRUNCATE {name}")
     if plan.probe is not None and snapshot.metadata is not None:
         await _relaxed(session, tiered)
-        await session.query(plan.probe, call.params, None)
+        await session.query(plan.probe, [call.params[n - 1] for n in plan.probe_params], None)
         keys = await _keys(session, tiered, tiered.probe)
         if keys:
-            found = await call.fetch(tiered, snapshot.metadata, filters.keys_in(tiered, keys))
+            found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys))
             if await bind(session, tiered, found.rows):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
     rows = await session.query(plan.sql, call.params, None)
@@ -324,7 +330,7 @@ async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call:
     largest = snapshot.max_key
     if largest is not None and tiered.ranked and all(tiered.rank(k[0]) > largest for k in keys):
         return
-    found = await call.fetch(tiered, snapshot.metadata, filters.keys_in(tiered, keys)) if keys else None
+    found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys)) if keys else None
     if found is None or not await bind(session, tiered, found.rows):
         return
     taken = await session.query(

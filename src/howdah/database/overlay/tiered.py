@@ -15,7 +15,8 @@ WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.at
 """
 KEY = """
 SELECT array_agg(a.attname::text ORDER BY array_position(i.indkey::int2[], a.attnum)) AS key, max(c.relname::text) AS constraint
-FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) JOIN pg_class c ON c.oid = i.indexrelid
+FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+  JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = $1::oid AND i.indisprimary
 """
 SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation), ',' ORDER BY attnum))
@@ -35,6 +36,8 @@ class Snapshot:
     generation: int
     max_key: int | None
     """The largest rank of a key that was ever in it."""
+    archive: str | None = None
+    """Where its files are that are cold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ class Tiered:
     def pass_(self) -> str:
         """What a planned INSERT says to the gate."""
         return f"/*howdah:{self.oid}*/"
+
+    @property
+    def once(self) -> str:
+        """What a planned INSERT says whose functions might insert, too."""
+        return f"/*howdah:once:{self.oid}*/"
 
     @property
     def shadow(self) -> str:

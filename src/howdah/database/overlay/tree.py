@@ -97,7 +97,7 @@ def deparsed(kind: str, statement: Any) -> str:
     return str(postgast.deparse(tree))
 
 
-def _returned(write: Any) -> Any:
+def returned(write: Any) -> Any:
     """Where a write's RETURNING list is: it moved with Postgres 18."""
     return (
         write.returning_clause.exprs if "returning_clause" in write.DESCRIPTOR.fields_by_name else write.returning_list
@@ -106,7 +106,7 @@ def _returned(write: Any) -> Any:
 
 def returned_text(write: Any) -> str | None:
     """The RETURNING list as text."""
-    items = _returned(write)
+    items = returned(write)
     if not items:
         return None
     tree = postgast.parse("SELECT 1")
@@ -118,9 +118,9 @@ def returned_text(write: Any) -> str | None:
 
 def return_all(write: Any) -> None:
     example = postgast.parse("INSERT INTO t SELECT 1 RETURNING *").stmts[0].stmt.insert_stmt
-    items = _returned(write)
+    items = returned(write)
     del items[:]
-    items.extend(_returned(example))
+    items.extend(returned(example))
 
 
 def condition(statement: Any) -> tuple[str | None, tuple[int, ...], bool]:
@@ -141,10 +141,16 @@ def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:
     """A condition as text with parameters from $1 on, and which ones they were."""
     tree = postgast.parse("SELECT 1 WHERE true")
     tree.stmts[0].stmt.select_stmt.where_clause.CopyFrom(where)
+    numbers = renumber(tree)
+    return str(postgast.deparse(tree)).partition(" WHERE ")[2], numbers
+
+
+def renumber(tree: Any) -> tuple[int, ...]:
+    """Number the parameters of a tree from $1 on; which ones they were."""
     numbers: list[int] = []
     for message in walk(tree):
         if type(message).__name__ == "ParamRef":
             if message.number not in numbers:
                 numbers.append(message.number)
             message.number = numbers.index(message.number) + 1
-    return str(postgast.deparse(tree)).partition(" WHERE ")[2], tuple(numbers)
+    return tuple(numbers)

@@ -1,4 +1,4 @@
-"""Upkeep of a base: small files are merged, old ones archived, versions nobody may ask for any more expire, files nobody names go.
+"""Upkeep of a base: small files are merged, old ones archived, versions and files that nobody may ask for any more go.
 
 None of it changes what a reader sees. The caller holds the table's lease.
 """
@@ -10,11 +10,12 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from ..session import Session
 from . import base, place
+from .expiry import MOST, expire
 from .run import named
 from .tiered import Tiered
 
@@ -25,42 +26,35 @@ STEP = 8
 LARGE = 96 * 1024 * 1024
 """Files of so many bytes are left as they are."""
 KEEP = timedelta(days=7)
-LEAST, MOST = 10, 1000
-YOUNG = timedelta(hours=1)
-"""No version and no file that is younger goes: somebody may be reading it."""
+LEAST = 10
 SWEEP = timedelta(days=1)
 
 
-async def upkeep(session: Session, tiered: Tiered) -> None:
-    """Do what is to be done now."""
-    metadata = await _metadata(session, tiered)
-    if metadata is None:
-        return
-    plan = await asyncio.to_thread(_planned, metadata, tiered)
-    if plan is not None:
-        await _swap(session, tiered, metadata, *plan)
+async def upkeep(session: Session, tiered: Tiered) -> bool:
+    """Do one piece of what is to be done; whether there was one."""
     rows = await session.query(
-        f"SELECT swept_at < now() - interval '{SWEEP.total_seconds()} s' OR (SELECT count(*) > {MOST + LEAST}"
+        f"SELECT metadata, swept_at < now() - interval '{SWEEP.total_seconds()} s' OR (SELECT count(*) > {MOST + LEAST}"
         " FROM howdah.tier_snapshots s WHERE s.rel = t.rel) AS late FROM howdah.tiers t WHERE rel = $1::oid",
         (tiered.oid,),
         None,
     )
-    if rows and rows[0]["late"]:
+    metadata = rows[0]["metadata"] if rows else None
+    if metadata is None:
+        return False
+    plan = await asyncio.to_thread(_planned, metadata, tiered)
+    if plan is not None:
+        return await _swap(session, tiered, metadata, *plan)
+    if rows[0]["late"]:
         await expire(session, tiered, KEEP, LEAST)
+    return False
 
 
-async def _metadata(session: Session, tiered: Tiered) -> str | None:
-    rows = await session.query("SELECT metadata FROM howdah.tiers WHERE rel = $1::oid", (tiered.oid,), None)
-    found: str | None = rows[0]["metadata"] if rows else None
-    return found
-
-
-async def _swap(session: Session, tiered: Tiered, metadata: str, old: Sequence[Any], archive: bool) -> None:
-    """Put other files with the same rows in the place of some."""
+async def _swap(session: Session, tiered: Tiered, metadata: str, old: Sequence[Any], archive: bool) -> bool:
+    """Put other files with the same rows in the place of some; not when somebody emptied the table meanwhile."""
     work = _archive if archive else _merge
     made = await asyncio.to_thread(base.change, tiered.location, metadata, lambda table: work(table, old, tiered))
     async with session.transaction():
-        await named(session, tiered, made)
+        return await named(session, tiered, made, metadata)
 
 
 def _planned(metadata: str, tiered: Tiered) -> tuple[list[Any], bool] | None:
@@ -129,70 +123,3 @@ def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     place.sync(tiered.archive)
     with Changing(table) as change:
         swap(change, old, moved)
-
-
-async def expire(session: Session, tiered: Tiered, older_than: timedelta, keep: int) -> int:
-    """Forget versions that are older, but for the last ``keep``, and delete the files that no version names; how many versions."""
-    metadata = await _metadata(session, tiered)
-    if metadata is None:
-        return 0
-    rows = await session.query(
-        "SELECT snapshot_id AS id, at, row_number() OVER (ORDER BY at DESC) AS place FROM howdah.tier_snapshots"
-        " WHERE rel = $1::oid",
-        (tiered.oid,),
-        None,
-    )
-    now = datetime.now(UTC)
-    gone = [
-        row["id"]
-        for row in rows
-        if row["place"] > max(1, keep)
-        and (now - row["at"] > older_than or (row["place"] > MOST and now - row["at"] > YOUNG))
-    ]
-    kept = {row["id"] for row in rows} - set(gone)
-
-    def forget(table: Any) -> None:
-        current = table.metadata.current_snapshot_id
-        edge = int((now - YOUNG).timestamp() * 1000)
-        old = [
-            s.snapshot_id
-            for s in table.metadata.snapshots
-            if s.snapshot_id not in kept and s.snapshot_id != current and s.timestamp_ms < edge
-        ]
-        if old or gone:
-            found = [s for s in table.metadata.snapshots if s.snapshot_id in {*old, *gone} and s.snapshot_id != current]
-            if found:
-                table.maintenance.expire_snapshots().by_ids([s.snapshot_id for s in found]).commit()
-
-    made = await asyncio.to_thread(base.change, tiered.location, metadata, forget)
-    async with session.transaction():
-        await session.query(
-            "DELETE FROM howdah.tier_snapshots WHERE rel = $1::oid AND snapshot_id = ANY($2::bigint[])",
-            (tiered.oid, gone),
-            None,
-        )
-        await session.query(
-            "UPDATE howdah.tiers SET metadata = $2, generation = generation + 1, swept_at = now() WHERE rel = $1::oid",
-            (tiered.oid, made.metadata),
-            None,
-        )
-    await asyncio.to_thread(_sweep, tiered, made.metadata, {metadata})
-    return len(gone)
-
-
-def _sweep(tiered: Tiered, metadata: str, more: set[str]) -> None:
-    """Delete files that no kept version names and that nobody can be reading or writing."""
-    with base.told(tiered.location, "files cannot be deleted"):
-        table = base.opened(metadata)
-        known = {metadata, *more, *(entry.metadata_file for entry in table.metadata.metadata_log[-2:])}
-        for snapshot in table.metadata.snapshots:
-            known.add(snapshot.manifest_list)
-            for manifest in snapshot.manifests(table.io):
-                known.add(manifest.manifest_path)
-                known.update(
-                    entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
-                )
-        edge = time.time() - YOUNG.total_seconds()
-        for address in (tiered.location, tiered.archive):
-            if address is not None:
-                place.delete([name for name, _, at in place.below(address) if name not in known and at < edge])

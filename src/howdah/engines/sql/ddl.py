@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import SetupRequired
-from ...schema import MOST_INDEXED, Column, SparseIndex, VectorType
+from ...schema import MOST_INDEXED, MOST_WHOLE, Column, SparseIndex
 from .changes import CHANNEL
 from .dialect import derived_name, quote, text_literal
 from .table import DOC, STALE, SqlTable, version_column
@@ -71,10 +71,9 @@ def _doc_index(table: SqlTable) -> list[str]:
     return [f"CREATE UNIQUE INDEX {quote(derived_name(table.physical, 'doc'))} ON {table.name} ({quote(DOC)})"]
 
 
-def _indexed(hnsw: list[Any] | None, wanted: VectorType) -> bool:
-    """Whether the recorded index serves the searches that are declared."""
-    now = wanted.hnsw()
-    return now is None or (hnsw is not None and hnsw[2:] == now[2:])
+def _same_index(stored: list[Any] | None, wanted: list[Any]) -> bool:
+    """Whether a recorded index serves the searches of the one that is declared, whatever its other settings."""
+    return stored is not None and stored[2:] == wanted[2:]
 
 
 def vector_index(table: SqlTable, column: Column) -> list[str]:
@@ -87,12 +86,14 @@ def vector_index(table: SqlTable, column: Column) -> list[str]:
         return [f"CREATE UNIQUE INDEX {name} ON {table.name} ({quote(version_column(column.name))})"]
     if kind is None or kind.index is None:
         return []
-    if kind.dim > MOST_INDEXED:
+    if kind.dim > (MOST_INDEXED if kind.quantized or kind.dtype != "float32" else MOST_WHOLE):
         return []
     stored = "vector" if kind.dtype == "float32" and not kind.quantized else "halfvec"
     operators = {"cosine": "cosine_ops", "l2": "l2_ops", "ip": "ip_ops"}[kind.metric]
     schema = quote(table.dialect.vector_schema)  # type: ignore[union-attr]  # the Postgres dialect
-    given = f"({quote(column.name)}::{schema}.halfvec({kind.dim}))" if kind.quantized else quote(column.name)
+    given = quote(column.name)
+    if kind.quantized:
+        given = f"({schema}.l2_normalize({given})::{schema}.halfvec({kind.dim}))"
     return [
         f"CREATE INDEX {name} ON {table.name} USING hnsw ({given} {schema}.{stored}_{operators})"
         f" WITH (m = {kind.index.m}, ef_construction = {kind.index.ef_construction})"
@@ -196,7 +197,8 @@ def grow(table: SqlTable, old: dict[str, Any], new: dict[str, Any]) -> Plan:
             plan.statements.extend(vector_index(table, column))
         elif (
             column.vector
-            and not _indexed(before[column.name]["hnsw"], column.vector)
+            and (wanted := column.vector.hnsw())
+            and not _same_index(before[column.name]["hnsw"], wanted)
             and table.dialect.name == "postgres"
         ):
             plan.statements.append(
@@ -307,7 +309,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def _fits(stored: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Whether a column is as declared; an index on its vectors may be there unasked, or with other settings."""
-    if stored is None or (wanted["hnsw"] and (stored["hnsw"] is None or stored["hnsw"][2:] != wanted["hnsw"][2:])):
+    if stored is None or (wanted["hnsw"] and not _same_index(stored["hnsw"], wanted["hnsw"])):
         return False
     return {**stored, "hnsw": None} == {**wanted, "hnsw": None}
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ...criteria import Criteria
-from ...schema import MOST_INDEXED, Column, Schema
+from ...schema import Column, Schema
 from ..base import Op, Stmt
 from .compile import SqlDialect
+from .ddl import vector_index
 from .dialect import Params, PostgresDialect, quote
 from .search import EXACT, Found, SearchableTable, rank, scan
 
@@ -30,6 +31,7 @@ class PostgresTable(SearchableTable):
         super().__init__(dialect, schema, physical, now)
         self._local_settings = local_settings
         self._plain: dict[tuple[str, int], str] = {}
+        self._indexed = {c.name for c in schema.vectors if vector_index(self, c)}
 
     def search_vector(
         self,
@@ -47,8 +49,7 @@ class PostgresTable(SearchableTable):
         assert column.vector is not None
         if limit is None:
             return (yield from scan(self, column, query, where, None))
-        no_index = column.kind == "sparse" or column.vector.index is None or column.vector.dim > MOST_INDEXED
-        if exact or no_index or not np.any(query):
+        if exact or column.name not in self._indexed or not np.any(query):
             return (yield from self._nearest(column, query, where, limit, exact=True))
         if where is not None and (yield from self.count_to(where, EXACT + 1)) <= EXACT:
             return (yield from self._nearest(column, query, where, limit, exact=True))
@@ -85,8 +86,8 @@ class PostgresTable(SearchableTable):
         order = away = f"{name} OPERATOR({schema}.{_OPERATORS[column.vector.metric]}) $1"
         count = limit if exact else self._candidates(column, limit)
         if not exact and column.vector.quantized:
-            half = f"::{schema}.halfvec({column.vector.dim})"
-            order = f"{name}{half} OPERATOR({schema}.{_OPERATORS[column.vector.metric]}) $1::{schema}.vector{half}"
+            half, unit = f"::{schema}.halfvec({column.vector.dim})", f"{schema}.l2_normalize"
+            order = f"{unit}({name}){half} OPERATOR({schema}.<=>) {unit}($1::{schema}.vector){half}"
         if exact:
             # An expression that no index serves; a zero vector has no cosine, which counts as 0.
             keys = ", ".join(self.dialect.order(f"t.{quote(k)}", False, False) for k in self.schema.key)
