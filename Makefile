@@ -25,7 +25,7 @@ demo-database: $(STAMP)
 	$(PY) tools/demo_database.py
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(PY) -m ruff check src tests tools benchmarks

@@ -208,9 +208,9 @@ def episode(db: Database, folder: Path, seed: str, count: int, **policy: Any) ->
     asked = {"tier": "all"} if "archive_after" in policy else {}
     while done < count:
         step = random_.random()
-        if step < 0.04:
+        if step < 0.03:
             db.flush()
-        elif step < 0.07:
+        elif step < 0.045:
             done += 1
             same(db, **asked)
         elif step < 0.2:

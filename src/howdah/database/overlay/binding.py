@@ -45,7 +45,7 @@ async def bind(session: Session, tiered: Tiered, rows: Any) -> int:
     """Put base rows where the statement finds them; how many. Before it, the table there is empty."""
     await session.command(
         f"CREATE TEMP TABLE IF NOT EXISTS {tiered.loaded.partition('.')[2]} (LIKE {tiered.table}) ON COMMIT DELETE ROWS;"
-        f" TRUNCATE {tiered.loaded}"
+        f" DELETE FROM {tiered.loaded}"
     )
     if rows is None or not rows.num_rows:
         return 0

@@ -290,7 +290,7 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
             if name == tiered.probe
             else f"ON COMMIT DELETE ROWS {columns}"
         )
-        await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; TRUNCATE {name}")
+        await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; DELETE FROM {name}")
     if plan.probe is not None and snapshot.metadata is not None:
         await _relaxed(session, tiered)
         await session.query(plan.probe, [call.params[n - 1] for n in plan.probe_params], None)
