@@ -271,6 +271,9 @@ def test_analysis_through_duckdb(db: Database, location: str) -> None:
         db.analyze("DELETE FROM t")
     with pytest.raises(howdah.UndefinedTable):
         db.analyze("SELECT * FROM nothing")
+    for outside in ("SELECT * FROM read_text('/etc/hostname')", "SELECT * FROM glob('/*')"):
+        with pytest.raises(howdah.Error):
+            db.analyze(outside)
     with pytest.raises(howdah.QueryError, match="DuckDB"):
         db.analyze("SELECT nope FROM t")
     with pytest.raises(InvalidInput):

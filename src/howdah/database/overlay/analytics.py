@@ -53,12 +53,17 @@ async def analyze(session: Session, tiers: Tiers, sql: str, params: Sequence[Any
     try:
         zone = (await session.query("SELECT current_setting('TimeZone') AS zone", (), None))[0]["zone"]
         with _told(sql):
+            paths: list[str] = []
             for schema, name, hidden in _tables(connection, sql):
                 try:
-                    await _load(session, connection, tiers, schema, name)
+                    paths += await _load(session, connection, tiers, schema, name)
                 except UndefinedTable:
                     if not hidden:
                         raise
+            # A query reads its tables, and no other file of this machine, nor this program's variables.
+            connection.execute("SET python_enable_replacements = false")
+            connection.execute(f"SET allowed_paths = {_texts(paths)}")
+            connection.execute("SET enable_external_access = false")
         work = asyncio.ensure_future(asyncio.to_thread(_run, connection, sql, params, zone))
         try:
             return await asyncio.wait_for(asyncio.shield(work), timeout)
@@ -103,8 +108,8 @@ def _shown(column: TierColumn) -> str:
     return f"CAST({quoted(column.name)} AS {_CASTS[column.type]}) AS {quoted(column.name)}"
 
 
-async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, name: str) -> None:
-    """Let DuckDB see a table of Postgres under its name."""
+async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, name: str) -> list[str]:
+    """Let DuckDB see a table of Postgres under its name; the files that it may read for that."""
     tiered = tiers.named(schema, name) or tiers.named(schema.lower(), name.lower())
     table = tiered or await _plain(session, schema, name)
     if len({c.name.lower() for c in table.columns}) < len(table.columns):
@@ -117,6 +122,7 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
     )
     connection.register(f"hot_{number}", heap)
     parts = [f"SELECT * FROM hot_{number}"]
+    paths: list[str] = []
     if tiered is not None:
         snapshot = await current(session, tiered)
         with base.told(tiered.location, "the base cannot be read"):
@@ -128,22 +134,26 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
                 where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
-            cold = f"SELECT * FROM {_source(connection, number, snapshot.metadata, found)} b{where}"
+            # DuckDB reads files of directories by itself, those of buckets through pyarrow.
+            if any(place.remote(file.file_path) for file in found):
+                connection.register(f"base_{number}", base.dataset(snapshot.metadata, found))
+                source = f"base_{number}"
+            else:
+                paths = [place.files(file.file_path)[1] for file in found]
+                source = f"read_parquet({_texts(paths)}, hive_partitioning = false)"
+            cold = f"SELECT * FROM {source} b{where}"
             parts = [cold, *(parts if heap.num_rows else [])]
     shown = ", ".join(map(_shown, table.columns))
     if schema:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     spelled = f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
     connection.execute(f"CREATE VIEW {spelled} AS SELECT {shown} FROM ({' UNION ALL '.join(parts)})")
+    return paths
 
 
-def _source(connection: Any, number: str, metadata: str, found: Sequence[Any]) -> str:
-    """What DuckDB reads files from: by itself from directories, through pyarrow from buckets."""
-    if any(place.remote(file.file_path) for file in found):
-        connection.register(f"base_{number}", base.dataset(metadata, found))
-        return f"base_{number}"
-    paths = ", ".join("'" + place.files(file.file_path)[1].replace("'", "''") + "'" for file in found)
-    return f"read_parquet([{paths}], hive_partitioning = false)"
+def _texts(values: Sequence[str]) -> str:
+    """A list of texts in DuckDB's SQL."""
+    return "[" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "]"
 
 
 async def _plain(session: Session, schema: str, name: str) -> Tiered:
