@@ -21,6 +21,11 @@ from .run import LOCK, current, promoted
 from .tiered import COLUMNS, KEY, SHAPE, TIERS, Tiered
 
 KEPT = 2000
+NAMED = (
+    "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
+    " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)"
+)
+"""The table that a name means on this connection."""
 Tier = Literal["hot", "warm", "cold", "all"]
 
 
@@ -122,12 +127,7 @@ async def _tiered(
 async def described(session: Session, schema: str, name: str) -> Tiered:
     """An ordinary table as if it were tiered: its columns and key."""
     spelled = quoted(name) if not schema else f"{quoted(schema)}.{quoted(name)}"
-    rows = await session.query(
-        "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
-        (spelled,),
-        None,
-    )
+    rows = await session.query(NAMED, (spelled,), None)
     if not rows:
         raise UndefinedTable(f'relation "{spelled}" does not exist', sqlstate="42P01")
     return await _tiered(session, rows[0]["oid"], rows[0]["schema"], rows[0]["name"], "", {}, "")
@@ -176,12 +176,7 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
     where = place.recorded(location)
     spelled = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
     async with session.transaction("BEGIN; SELECT pg_advisory_xact_lock(1751, 2)"):
-        rows = await session.query(
-            "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
-            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
-            (spelled,),
-            None,
-        )
+        rows = await session.query(NAMED, (spelled,), None)
         if not rows:
             raise InvalidInput(f"{table}: there is no such table")
         oid = rows[0]["oid"]
