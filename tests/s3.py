@@ -9,7 +9,6 @@ import subprocess
 import sysconfig
 import time
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 KEY, SECRET, BUCKET = "howdah-key", "howdah-secret", "howdah-test"
@@ -76,7 +75,7 @@ class S3Server:
                 retry_config={"max_retries": 0},
             )
             obstore.put(store, "ready", b"yes")
-        except (URLError, OSError, Exception):
+        except Exception:  # not yet
             return False
         return True
 
