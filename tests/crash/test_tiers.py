@@ -15,7 +15,7 @@ from pyiceberg.table import StaticTable
 
 from howdah import Database
 
-KILLS = int(os.environ.get("HOWDAH_TIER_KILLS", "8"))
+KILLS = int(os.environ.get("HOWDAH_TIER_KILLS", "5"))
 WORK = """
 import random, sys, howdah
 from howdah.database.overlay import upkeep
