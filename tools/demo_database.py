@@ -20,7 +20,7 @@ from howdah.cli.output import err, out, table as shown_table
 HOURS, EVENTS = 24, 5_000
 HOT, WARM = 2, 10
 """Hours until rows move to files, and until files move to the archive."""
-WIDTH = 48
+WIDTH = 40
 KINDS = ("search", "answer", "tool call", "error")
 
 
@@ -58,18 +58,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="howdah-demo-"))
     folder.chmod(0o755)
     begin = datetime.now(UTC) - timedelta(hours=HOURS)
-    shown = shown_table(
-        "hour",
-        "hot",
-        "warm",
-        "cold",
-        "█ hot  ▓ warm  ░ cold",
-        "files",
-        "an hour ago",
-        "10 hours ago",
-        "all: Postgres",
-        "all: DuckDB",
-    )
+    rows = shown_table("hour", "hot", "warm", "cold", "█ hot  ▓ warm  ░ cold")
+    costs = shown_table("hour", "files", "an hour ago", "10 hours ago", "all: Postgres", "all: DuckDB")
     try:
         with howdah.Database.open(f"pg:{folder / 'pg'}") as db:
             db.execute(
@@ -91,8 +81,12 @@ def main() -> None:
                 )
                 db.flush()
                 if number % 3 == 2:
-                    shown.add_row(*row(db, begin, number))
-            out.print(shown)
+                    places, prices = row(db, begin, number)
+                    rows.add_row(*places)
+                    costs.add_row(*prices)
+            out.print(rows)
+            out.print()
+            out.print(costs)
             one = db.tiers()[0]
             out.print(
                 f"{HOURS * EVENTS:,} events, {one.files} Parquet files, {one.bytes / 1e6:.1f} MB, readable by any Iceberg client."
@@ -102,8 +96,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def row(db: howdah.Database, begin: datetime, number: int) -> list[Any]:
-    """One line of the table."""
+def row(db: howdah.Database, begin: datetime, number: int) -> tuple[list[Any], list[str]]:
+    """Where the rows are after so many hours, and what questions cost then."""
     counts = [db.query("SELECT count(*) FROM events", tier=tier)[0][0] for tier in ("hot", "warm", "cold")]
     now = begin + timedelta(hours=number + 1)
     recent = "SELECT kind, sum(tokens) FROM events WHERE ts >= $1 AND ts < $2 GROUP BY kind"
@@ -115,8 +109,8 @@ def row(db: howdah.Database, begin: datetime, number: int) -> list[Any]:
     _, whole = timed(lambda: db.query("SELECT kind, sum(tokens) FROM events GROUP BY kind", tier="all"))
     _, scan = timed(lambda: db.analyze("SELECT kind, sum(tokens) FROM events GROUP BY kind"))
     files = db.tiers()[0].files
-    cells = [f"{number + 1}", *(f"{count:,}" for count in counts)]
-    return [*cells, bar((counts[0], counts[1], counts[2])), str(files), *costs, f"{whole:.0f} ms", f"{scan:.0f} ms"]
+    places = [f"{number + 1}", *(f"{count:,}" for count in counts), bar((counts[0], counts[1], counts[2]))]
+    return places, [f"{number + 1}", str(files), *costs, f"{whole:.0f} ms", f"{scan:.0f} ms"]
 
 
 if __name__ == "__main__":
