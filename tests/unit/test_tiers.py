@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -115,7 +116,6 @@ def test_tiers_by_name(db: Database, location: str, tmp_path: Path) -> None:
     db.query("DELETE FROM t WHERE id = 7")
     cold = db.tiers()[0]
     assert cold.files == 11
-    found = {tier: db.query("SELECT count(*) FROM t", tier=tier) for tier in ("hot", "warm", "cold", "all")}
     for _ in range(2):
         db.flush()
     found = {tier: db.query("SELECT count(*) FROM t", tier=tier) for tier in ("hot", "warm", "cold", "all")}
@@ -208,14 +208,14 @@ def test_small_files_are_merged_and_what_nobody_names_goes(
     system, path = place.files(orphan)
     with system.open_output_stream(path) as out:
         out.write(b"x")
-    before = len(list(place.below(location)))
+    before = {name for name, _ in place.below(location)}
     db.expire_snapshots("t", older_than=0, keep=1)
-    assert len(list(place.below(location))) >= before  # all of it is young
+    assert before <= {name for name, _ in place.below(location)}  # all of it is young
     monkeypatch.setattr("howdah.database.overlay.expiry.YOUNG", timedelta(seconds=-60))
     fill(db, 10, first=500)
     db.flush()
     db.expire_snapshots("t", older_than=0, keep=1)
-    names = [name for name, _, _ in place.below(location)]
+    names = [name for name, _ in place.below(location)]
     assert orphan not in names
     assert sum(name.endswith(".parquet") for name in names) == db.tiers()[0].files
     assert db.query("SELECT count(*) FROM t")[0][0] == 210
@@ -233,14 +233,20 @@ def test_the_base_is_an_iceberg_table_for_others(db: Database, location: str) ->
     db.flush()
     db.query("DELETE FROM t WHERE id < 10")
     db.flush()
-    metadata = max(name for name, _, _ in place.below(location) if name.endswith("metadata.json"))
-    table = StaticTable.from_metadata(metadata, place.properties(location))
-    whole = table.scan().to_arrow()
-    found = duckdb.sql("SELECT count(*), sum(n) FROM whole")
-    assert found is not None
-    # Deleted rows go with the next rows that move.
-    assert found.fetchall() == [(whole.num_rows, sum(whole.column("n").to_pylist()))]
-    assert whole.num_rows in (91, 100)
+
+    def scanned() -> Any:
+        metadata = max(name for name, _ in place.below(location) if name.endswith("metadata.json"))
+        return StaticTable.from_metadata(metadata, place.properties(location)).scan()
+
+    assert scanned().to_arrow().num_rows == 100
+    fill(db, 1, first=101)
+    db.flush()  # deleted rows go with the next rows that move
+    whole = scanned().to_arrow()
+    assert sorted(whole.column("id").to_pylist()) == list(range(10, 102))
+    if not place.remote(location):
+        paths = [task.file.file_path.removeprefix("file://") for task in scanned().plan_files()]
+        found = duckdb.execute("SELECT count(*), sum(n) FROM read_parquet(?)", [paths]).fetchall()
+        assert found == [tuple(db.query("SELECT count(*), sum(n) FROM t")[0])]
 
 
 def test_analysis_through_duckdb(db: Database, location: str) -> None:
@@ -388,17 +394,17 @@ def test_storage_that_fails_is_told_and_hot_rows_are_not_concerned(
     for cache in (base.opened, base.files, base._arrow):
         cache.cache_clear()
     base._manifests.clear()
+    quiet = socket.create_server(("127.0.0.1", 0))  # it takes connections, and never answers
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{quiet.getsockname()[1]}")
+    with quiet, pytest.raises(howdah.QueryTimeout):
+        db.query("SELECT count(*) FROM t", timeout=0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr("howdah.database.overlay.flush.AGAIN", ())
     assert db.query("SELECT n FROM t WHERE id = 22")[0][0] == 1
     assert db.query("SELECT count(*) FROM t", tier="hot")[0][0] == 5
     assert db.query("INSERT INTO t (id) VALUES (99)").affected == 1
-    with pytest.raises((TierError, howdah.QueryTimeout)):
-        db.query("SELECT count(*) FROM t", timeout=20)
-    began = time.monotonic()
-    with pytest.raises((TierError, howdah.QueryTimeout)):
-        db.query("SELECT count(*) FROM t", timeout=0.5)
-    assert time.monotonic() - began < 15
+    with pytest.raises(TierError):
+        db.query("SELECT count(*) FROM t")
     with pytest.raises(TierError):
         db.flush()
     assert db.tiers()[0].last_error is not None
@@ -545,7 +551,7 @@ def test_statements_that_try_the_heap_first_and_more(db: Database, tmp_path: Pat
     ):
         with pytest.raises(Unsupported):
             db.query(sql)
-    assert db.query("SELECT * INTO copied FROM t WHERE id = 6").affected >= 0
+    db.query("SELECT * INTO copied FROM t WHERE id = 6")
     assert db.query("SELECT count(*) FROM copied")[0][0] == 1
     assert db.query("SELECT count(*) FROM t WHERE id < 1000", tier="warm").skipped == ("hot",)
 
@@ -558,7 +564,7 @@ def test_keys_are_doubtful_to_who_may_not_look(db: Database, tmp_path: Path, dat
         " GRANT ALL ON ALL TABLES IN SCHEMA howdah, public TO app; GRANT SET ON PARAMETER session_replication_role TO app"
     )
     with Database.open(database_url.replace("postgres@", "app@")) as app:
-        with pytest.raises(howdah.Error):
+        with pytest.raises(howdah.UniqueViolation):
             app.query("INSERT INTO t (id) VALUES (3)")
         assert app.query("SELECT count(*) FROM t WHERE id = 3")[0][0] == 1
     db.execute("DROP OWNED BY app; DROP ROLE app")
@@ -674,3 +680,83 @@ def test_what_a_flush_could_never_do_is_refused(db: Database, tmp_path: Path) ->
         )[0][0]
         == 2
     )
+
+
+def test_a_connection_is_kept_unless_a_caller_left_something_on_it(database_url: str, tmp_path: Path) -> None:
+    with Database.open(database_url, pool_size=1) as db:
+        make(db, tmp_path / "base", 20)
+        db.flush()
+
+        def number() -> int:
+            return int(db.query("SELECT pg_backend_pid()")[0][0])
+
+        first = number()
+        assert db.query("SELECT count(*) FROM t")[0][0] == 20
+        with pytest.raises(UniqueViolation):
+            db.query("INSERT INTO t (id) VALUES (3)")
+        db.query("UPDATE t SET n = 4 WHERE id < 5")
+        assert db.copy_in("t", [(30, EPOCH, "k", 1)]) == 1
+        assert db.arrow("SELECT id FROM t").num_rows == 21
+        assert len(list(db.stream("SELECT id FROM t"))) == 21
+        db.analyze("SELECT count(*) FROM t")
+        db.flush()
+        db.expire_snapshots("t")
+        with db.transaction() as tx:
+            assert tx.query("SELECT count(*) FROM t")[0][0] == 21
+        assert number() == first
+        seen = {first}
+        for sql in (
+            "SELECT count(*), set_config('work_mem', '5MB', false) FROM t",
+            "SET work_mem = '6MB'",
+            "SELECT pg_advisory_lock(7)",
+        ):
+            with db.transaction() as tx:
+                tx.query(sql)
+            assert number() not in seen
+            seen.add(number())
+            db.query(sql)
+            assert number() not in seen
+            seen.add(number())
+        db.execute("CREATE TEMP TABLE mine (); SELECT 1")
+        assert number() not in seen
+
+
+def test_a_flusher_takes_no_connection_from_queries(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from howdah.database.overlay import base
+
+    commit, entered, go_on = base.commit, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> base.Commit:
+        entered.set()
+        assert go_on.wait(30)
+        return commit(*given)
+
+    monkeypatch.setattr(base, "commit", slow)
+    with Database.open(database_url, pool_size=1, flusher=True) as db:
+        make(db, tmp_path / "base", 20, flush_rows=1)
+        assert entered.wait(30)
+        assert db.query("SELECT count(*) FROM t")[0][0] == 20
+        go_on.set()
+
+
+def test_analysis_ends_in_time_while_it_loads(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path / "base", 20)
+    with db.transaction() as tx:
+        tx.query("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(howdah.QueryTimeout):
+            db.analyze("SELECT count(*) FROM t", timeout=0.5)
+    assert db.analyze("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 20}]
+
+
+def test_a_locked_table_is_flushed_later(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("howdah.database.overlay.flush.TRIES", 2)
+    make(db, tmp_path / "base", 20)
+    with db.transaction() as tx:
+        tx.query("LOCK TABLE t IN SHARE MODE")
+        with pytest.raises(howdah.QueryError) as caught:
+            db.flush()
+        assert caught.value.sqlstate == "55P03"
+        assert tx.query("SELECT count(*) FROM t")[0][0] == 20
+    assert db.flush().rows == 20

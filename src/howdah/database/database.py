@@ -64,6 +64,7 @@ class AsyncDatabase(AsyncStatements):
         self._extensions = tuple(extensions)
         self._on_notice = on_notice
         self._flusher = Flusher(self._flushing) if flusher else None
+        self._mover: Session | None = None
         self._starting: asyncio.Lock | None = None
         self._server: Server | None = None
         self._pool: Pool | None = None
@@ -152,13 +153,16 @@ class AsyncDatabase(AsyncStatements):
 
     async def _flushing(self, tidy: bool) -> Flushed:
         """Flush what is due, and look after the other tables, too, if wanted."""
-        async with self._using() as session:
-            await self._tiers.load(session)
-            due = [t for t in self._tiers.each() if await is_due(session, t)]
-            done = await flushed(session, due)
-            if tidy:
-                await tended(session, [t for t in self._tiers.each() if t not in due])
-            return done
+        assert self._server is not None
+        if self._mover is None or self._mover.is_closed():
+            self._mover = await self._connect(self._server)
+        session = self._mover
+        await self._tiers.load(session)
+        due = [t for t in self._tiers.each() if await is_due(session, t)]
+        done = await flushed(session, due)
+        if tidy:
+            await tended(session, [t for t in self._tiers.each() if t not in due])
+        return done
 
     async def _extend(self, server: Server) -> None:
         """Create the extensions that the server has, if this user may."""
@@ -219,6 +223,7 @@ class AsyncDatabase(AsyncStatements):
 
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
         session = await self._acquire()  # without a context manager: this is what is called most
+        session.heed(text)
         try:
             return await session.query(text, params, limit)
         finally:
@@ -238,9 +243,10 @@ class AsyncDatabase(AsyncStatements):
 
     @asynccontextmanager
     async def _using(
-        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+        self, sql: str = "", *, block: bool = False, repeatable: bool = False, stream: bool = False
     ) -> AsyncIterator[Session]:
         session = await self._acquire()
+        session.heed(sql)
         try:
             begin = f"BEGIN{' ISOLATION LEVEL REPEATABLE READ' if repeatable else ''}"
             async with session.transaction(begin) if block else nullcontext():
@@ -256,6 +262,8 @@ class AsyncDatabase(AsyncStatements):
             return
         if self._flusher is not None:
             await self._flusher.stop()
+        if self._mover is not None:
+            self._mover.terminate()
         if self._calls:
             self._idle = asyncio.Event()
             with suppress(TimeoutError):

@@ -75,7 +75,8 @@ class Session:
 
     # Statements --------------------------------------------------------------------------------------------------
 
-    def _look(self, sql: str) -> None:
+    def heed(self, sql: str) -> None:
+        """Note what a caller's statement may leave on the connection. Our own leave nothing that another call meets."""
         if _marks(sql):
             self.marked = True
 
@@ -92,7 +93,6 @@ class Session:
     async def query(self, sql: str, params: Sequence[Any], timeout: float | None) -> Rows:
         """Run one statement, or without parameters several, of which the last gives the rows."""
         began = time.perf_counter()
-        self._look(sql)
         try:
             statement = await self._prepared(sql, timeout)
             try:
@@ -134,7 +134,6 @@ class Session:
 
     async def execute(self, script: str, timeout: float | None) -> Executed:
         """Run a script; the server takes it as one transaction unless it holds its own."""
-        self._look(script)
         try:
             await self.connection.execute(script, timeout=timeout)
         except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
@@ -153,7 +152,6 @@ class Session:
 
     async def stream(self, sql: str, params: Sequence[Any], chunk: int, timeout: float | None) -> AsyncIterator[Row]:
         """Rows of a statement, ``chunk`` at a time; a transaction is open."""
-        self._look(sql)
         try:
             statement = await self._prepared(sql, timeout)
             async for row in statement.cursor(*params, prefetch=chunk, timeout=timeout):

@@ -59,10 +59,10 @@ class AsyncStatements:
     """Whether each statement is a transaction of its own."""
 
     def _using(
-        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+        self, sql: str = "", *, block: bool = False, repeatable: bool = False, stream: bool = False
     ) -> AbstractAsyncContextManager[Session]:
-        """A session for one call; with ``block`` a transaction is open on it, ``repeatable`` if it is only for this call, which
-        is a ``stream`` if its caller goes on while it is held."""
+        """A session for one call, that of a caller's ``sql``; with ``block`` a transaction is open on it, ``repeatable`` if it is
+        only for this call, which is a ``stream`` if its caller goes on while it is held."""
         raise AssertionError("a database or a transaction says where statements run")
 
     def _limit(self, timeout: Duration | None) -> float | None:
@@ -101,7 +101,8 @@ class AsyncStatements:
                     and (rows := await self._quickly(plan, plan.quick, params, limit)) is not None
                 ):
                     return rows
-                return await self._tiered(plan, Call(params, limit, as_of))
+                async with self._using(text, block=True, repeatable=plan.kind == "read") as session:
+                    return await run(session, plan, Call(params, limit, as_of))
             except (Gated, Stale) as error:
                 if again or not await self._look_again(text, error):
                     raise
@@ -147,12 +148,8 @@ class AsyncStatements:
         """After a statement met what this process did not know: whether it may go otherwise now. Not in a transaction."""
         return False
 
-    async def _tiered(self, plan: Plan, call: Call) -> Rows:
-        async with self._using(block=True, repeatable=plan.kind == "read") as session:
-            return await run(session, plan, call)
-
     async def _exactly(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
-        async with self._using(block=True) as session:
+        async with self._using(text, block=True) as session:
             await session.command(
                 "SAVEPOINT exact; SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"
             )
@@ -162,7 +159,7 @@ class AsyncStatements:
             return rows
 
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
-        async with self._using() as session:
+        async with self._using(text) as session:
             return await session.query(text, params, limit)
 
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
@@ -173,15 +170,15 @@ class AsyncStatements:
             parts = split(text)
             plans = [self._tiers.plan(p) for p in parts]
             if any(plans):
-                return await self._script(parts, plans, limit)
-        async with self._using() as session:
+                return await self._script(text, parts, plans, limit)
+        async with self._using(text) as session:
             return await session.execute(text, limit)
 
-    async def _script(self, parts: list[str], plans: list[Plan | None], limit: float | None) -> Executed:
+    async def _script(self, text: str, parts: list[str], plans: list[Plan | None], limit: float | None) -> Executed:
         """Statements of which some touch tiered tables, one by one in a transaction."""
         if any(map(controls, parts)):
             raise Unsupported("a script with BEGIN or COMMIT over tiered tables is not supported: use transaction()")
-        async with self._using(block=True) as session:
+        async with self._using(text, block=True) as session:
             for part, plan in zip(parts, plans, strict=True):
                 await (session.query(part, (), limit) if plan is None else run(session, plan, Call((), limit)))
         return Executed(len(parts))
@@ -201,7 +198,7 @@ class AsyncStatements:
             raise InvalidInput(f"chunk={chunk!r}: expected an integer from 1 to 100,000")
         await self._refreshed()
         plan = await self._planned(text, _mode(tier, as_of))
-        async with self._using(block=True, repeatable=plan is not None, stream=True) as session:
+        async with self._using(text, block=True, repeatable=plan is not None, stream=True) as session:
             rows = (
                 session.stream(text, params, chunk, limit)
                 if plan is None
@@ -270,7 +267,7 @@ class AsyncStatements:
         whole = copying.is_name(text)
         await self._refreshed()
         plan = await self._planned(f"SELECT * FROM {text}" if whole else text)
-        async with self._using(block=plan is not None, repeatable=True) as session:
+        async with self._using(text, block=plan is not None, repeatable=True) as session:
             if plan is not None:
                 await read(session, plan, Call(params, limit))
                 text = plan.sql
@@ -281,7 +278,7 @@ class AsyncStatements:
         text, limit = check_sql(sql), self._limit(timeout)
         await self._refreshed()
         plan = await self._planned(text)
-        async with self._using(block=plan is not None, repeatable=True) as session:
+        async with self._using(text, block=plan is not None, repeatable=True) as session:
             if plan is not None:
                 await read(session, plan, Call(params, limit))
                 text = plan.sql

@@ -93,14 +93,16 @@ class AsyncSqlTransaction(AsyncStatements):
 
     @asynccontextmanager
     async def _using(
-        self, *, block: bool = False, repeatable: bool = False, stream: bool = False
+        self, sql: str = "", *, block: bool = False, repeatable: bool = False, stream: bool = False
     ) -> AsyncIterator[Session]:
         self._check()
         async with self._lock:
             self._check()
             self._streaming = stream
+            session = self._open_session()
+            session.heed(sql)
             try:
-                yield self._open_session()
+                yield session
             finally:
                 self._streaming = False
 

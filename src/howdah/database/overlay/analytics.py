@@ -51,31 +51,37 @@ async def analyze(session: Session, tiers: Tiers, sql: str, params: Sequence[Any
     """The rows of a query in DuckDB's SQL, as an Arrow table; a repeatable-read transaction is open."""
     connection = library().connect()
     try:
-        zone = (await session.query("SELECT current_setting('TimeZone') AS zone", (), None))[0]["zone"]
-        with _told(sql):
-            paths: list[str] = []
-            for schema, name, hidden in _tables(connection, sql):
-                try:
-                    paths += await _load(session, connection, tiers, schema, name)
-                except UndefinedTable:
-                    if not hidden:
-                        raise
-            # A query reads its tables, and no other file of this machine, nor this program's variables.
-            connection.execute("SET python_enable_replacements = false")
-            connection.execute(f"SET allowed_paths = {_texts(paths)}")
-            connection.execute("SET enable_external_access = false")
-        work = asyncio.ensure_future(asyncio.to_thread(_run, connection, sql, params, zone))
-        try:
-            return await asyncio.wait_for(asyncio.shield(work), timeout)
-        except (TimeoutError, asyncio.CancelledError) as error:
-            connection.interrupt()
-            with suppress(Exception):
-                await work
-            if isinstance(error, asyncio.CancelledError):
+        async with asyncio.timeout(timeout):
+            zone = (await session.query("SELECT current_setting('TimeZone') AS zone", (), None))[0]["zone"]
+            await _prepare(session, connection, tiers, sql)
+            work = asyncio.ensure_future(asyncio.to_thread(_run, connection, sql, params, zone))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                connection.interrupt()
+                with suppress(Exception):
+                    await work
                 raise
-            raise QueryTimeout(f"the analysis took longer than {timeout} seconds", timeout=timeout) from None
+    except TimeoutError:
+        raise QueryTimeout(f"the analysis took longer than {timeout} seconds", timeout=timeout) from None
     finally:
         connection.close()
+
+
+async def _prepare(session: Session, connection: Any, tiers: Tiers, sql: str) -> None:
+    """Let DuckDB see the tables that a query names, and nothing else."""
+    with _told(sql):
+        paths: list[str] = []
+        for schema, name, hidden in _tables(connection, sql):
+            try:
+                paths += await _load(session, connection, tiers, schema, name)
+            except UndefinedTable:
+                if not hidden:
+                    raise
+        # A query reads its tables, and no other file of this machine, nor this program's variables.
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute(f"SET allowed_paths = {_texts(paths)}")
+        connection.execute("SET enable_external_access = false")
 
 
 def _tables(connection: Any, sql: str) -> list[tuple[str, str, bool]]:
@@ -129,8 +135,7 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             found = () if snapshot.metadata is None else await asyncio.to_thread(base.files, snapshot.metadata)
         if found and snapshot.metadata is not None:
             where = ""
-            keys = tuple(c for c in tiered.columns if c.name in tiered.key)
-            dead = await fetch(session, keys, f"SELECT {{columns}} FROM {tiered.shadow} t")
+            dead = await fetch(session, tiered.key_columns, f"SELECT {{columns}} FROM {tiered.shadow} t")
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
                 where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from ...errors import InvalidInput, LimitExceeded, StartupError, TierError
@@ -156,8 +157,8 @@ def commit(location: str, metadata: str | None, schema: Any, partition: Any, row
     def work(table: Any) -> None:
         from .versions import replace
 
-        old, kept = ([], []) if dead is None or metadata is None else _without(metadata, dead)
-        replace(table, old, [*kept, rows])
+        rest = () if dead is None or metadata is None else _without(metadata, dead)
+        replace(table, chain(rest, [([], rows)]))
 
     return change(location, metadata, work, schema=schema, partition=partition)
 
@@ -169,21 +170,18 @@ def empty(location: str, metadata: str) -> Commit | None:
     def work(table: Any) -> None:
         from .versions import replace
 
-        replace(table, old, [])
+        replace(table, [(old, None)])
 
     return change(location, metadata, work) if old else None
 
 
-def _without(metadata: str, dead: Any) -> tuple[list[Any], list[Any]]:
-    """The files that hold a row which the expression selects, and what is left of them."""
-    old, kept = [], []
+def _without(metadata: str, dead: Any) -> Iterator[tuple[list[Any], Any]]:
+    """The files that hold a row which the expression selects, one by one, and what is left of each."""
     gone = filtering(metadata, dead)
     for file in chosen(metadata, dead, None, None, frozenset(("warm",)))[0]:
         rest = dataset(metadata, [file]).to_table(filter=~gone)
         if rest.num_rows < file.record_count:
-            old.append(file)
-            kept.append(rest)
-    return old, kept
+            yield [file], rest
 
 
 @lru_cache(KEPT)
@@ -243,18 +241,18 @@ def read(
     condition: Any,
     *,
     most: int | None = None,
-    snapshot: int | None = None,
+    past: int | None = None,
     archive: str | None = None,
     tiers: frozenset[str] = frozenset(("warm", "cold")),
 ) -> Found:
     """The rows of a base that may fit a condition; an error for a file that is missing or broken, and for more than ``most``.
 
-    Files below ``archive`` are cold, the others warm; ``snapshot`` names an older version.
+    Files below ``archive`` are cold, the others warm; ``past`` is the id of an older version.
     """
     if metadata is None:
         return Found()
     with told(metadata, "a file of the base is missing or cannot be read"):
-        names, skipped = chosen(metadata, condition, snapshot, archive, tiers)
+        names, skipped = chosen(metadata, condition, past, archive, tiers)
         if not names:
             return Found(skipped=skipped)
         batches, total = [], 0

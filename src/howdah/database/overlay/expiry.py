@@ -16,7 +16,7 @@ from . import base, place
 from .tiered import Tiered
 
 MOST = 1000
-"""Versions that are kept, whatever their age."""
+"""Versions beyond so many go after an hour, however young."""
 YOUNG = timedelta(hours=1)
 """How long a version or file is left after it was last needed: somebody may still be reading it."""
 _OURS = re.compile(r"/(?:data|metadata)/.+\.(?:parquet|avro|metadata\.json)\Z")
@@ -116,6 +116,6 @@ def _loose(tiered: Tiered, metadata: str) -> list[str]:
             name
             for address in (tiered.location, tiered.archive)
             if address is not None
-            for name, _, at in place.below(address)
+            for name, at in place.below(address)
             if name not in known and at < edge and _OURS.match(name.removeprefix(place.url(address)))
         ]

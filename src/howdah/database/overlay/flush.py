@@ -14,7 +14,7 @@ from ..copying import arrow_library
 from ..session import Session
 from . import base, filters
 from .binding import take
-from .columns import arrow_schema, finite, quoted
+from .columns import arrow_schema, finite, quoted, selection
 from .run import LOCK, current, named
 from .tiered import Snapshot, Tiered
 
@@ -59,7 +59,7 @@ def eligible(tiered: Tiered) -> str:
     known = old if tiered.policy["time_column"] is not None else f"coalesce({old}, true)"
     short = [
         f"octet_length(t.{quoted(column)}) <= {LONGEST}"
-        for column, transform, _ in base.partition_fields(tiered.policy.get("partition_by") or ())
+        for column, transform, _ in base.partition_fields(tiered.policy["partition_by"])
         if transform == "identity" and tiered.column(column).type in ("text", "varchar")
     ]
     fits = "".join(f" AND ({test}) IS NOT FALSE" for test in short)
@@ -110,7 +110,7 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
     await session.command("BEGIN ISOLATION LEVEL REPEATABLE READ")
     try:
         snapshot = await current(session, tiered)
-        order = ", ".join(f"t.{quoted(c)}" for c in tiered.policy.get("sort_by") or tiered.key)
+        order = ", ".join(f"t.{quoted(c)}" for c in tiered.policy["sort_by"] or tiered.key)
         rows, xmins = await take(session, tiered, eligible(tiered), order, BATCH)
         dead = await _dead(session, tiered)
     finally:
@@ -136,7 +136,7 @@ async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tup
     """The new version of the base; storage that is busy is asked again."""
     schema = arrow_schema(arrow_library(), tiered.columns)
     gone = filters.keys_in(tiered, dead) if dead else None
-    fields = base.partition_fields(tiered.policy.get("partition_by") or ())
+    fields = base.partition_fields(tiered.policy["partition_by"])
     for wait in (*AGAIN, None):
         try:
             return await asyncio.to_thread(base.commit, tiered.location, snapshot.metadata, schema, fields, rows, gone)
@@ -149,7 +149,7 @@ async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tup
 
 async def _dead(session: Session, tiered: Tiered) -> list[tuple[Any, ...]]:
     """Keys whose base rows are dead, as the base has them."""
-    shown = ", ".join(quoted(k) if tiered.column(k).native else f"{quoted(k)}::text" for k in tiered.key)
+    shown = selection(tiered.key_columns)
     return [tuple(r) for r in await session.query(f"SELECT {shown} FROM {tiered.shadow}", (), None)]
 
 
@@ -177,7 +177,8 @@ async def _cut(
 
     async with session.transaction():
         await session.command(
-            f"SET LOCAL lock_timeout = '100ms'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31});"
+            f"SET LOCAL lock_timeout = '100ms'; LOCK TABLE ONLY {tiered.table} IN ROW EXCLUSIVE MODE;"
+            f" SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31});"
             " SET LOCAL lock_timeout = 0; SET LOCAL session_replication_role = replica"
         )
         found = await current(session, tiered)

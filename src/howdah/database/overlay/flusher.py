@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from itertools import count
 
 from ...errors import Closed
@@ -26,21 +25,38 @@ STEPS = 20
 
 
 async def flushed(session: Session, tables: Sequence[Tiered]) -> Flushed:
-    """Flush tables and do the upkeep of their bases; those that another process is at are left out. One that fails keeps none
-    of the others."""
+    """Flush tables and do the upkeep of their bases."""
+
+    async def work(tiered: Tiered) -> Flushed:
+        moved = await flush(session, tiered)
+        if moved.rows >= MANY:
+            # The server would do so later; until then each read of hot rows passes them all.
+            await session.command(f"VACUUM (SKIP_LOCKED) {tiered.table}")
+        await _tidied(session, tiered)
+        return moved
+
+    return await _each(session, tables, work)
+
+
+async def tended(session: Session, tables: Sequence[Tiered]) -> None:
+    """Do the upkeep of tables of which nothing is due."""
+
+    async def work(tiered: Tiered) -> Flushed:
+        await _tidied(session, tiered)
+        return Flushed()
+
+    await _each(session, tables, work)
+
+
+async def _each(session: Session, tables: Sequence[Tiered], work: Callable[[Tiered], Awaitable[Flushed]]) -> Flushed:
+    """Do a work on tables but for those that another process is at. One that fails keeps none of the others."""
     total = Flushed()
     failures: list[Exception] = []
     for tiered in tables:
         try:
             async with lease(session, tiered) as mine:
                 if mine:
-                    moved = await flush(session, tiered)
-                    total += moved
-                    if (
-                        moved.rows >= MANY
-                    ):  # the server would do so later; until then each read of hot rows passes them all
-                        await session.command(f"VACUUM (SKIP_LOCKED) {tiered.table}")
-                    await _tidied(session, tiered)
+                    total += await work(tiered)
         except Exception as error:
             if session.is_closed():
                 raise
@@ -48,14 +64,6 @@ async def flushed(session: Session, tables: Sequence[Tiered]) -> Flushed:
     if failures:
         raise failures[0]
     return total
-
-
-async def tended(session: Session, tables: Sequence[Tiered]) -> None:
-    """Do the upkeep of tables of which nothing is due."""
-    for tiered in tables:
-        async with lease(session, tiered) as mine:
-            if mine:
-                await _tidied(session, tiered)
 
 
 async def _tidied(session: Session, tiered: Tiered) -> None:
@@ -82,8 +90,7 @@ class Flusher:
         """End; what is under way is cut short, which loses nothing."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         for number in count():

@@ -187,7 +187,7 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         if known:
             _changed(table, where, policy, known[0]["location"], known[0]["policy"])
             objects.check_shape(tiered, policy)
-            if policy["archive_location"] != known[0]["policy"].get("archive_location"):
+            if policy["archive_location"] != known[0]["policy"]["archive_location"]:
                 await _check_places(session, oid, where, policy, new=False)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
             return
@@ -206,9 +206,9 @@ def _changed(table: str, where: str, policy: dict[str, Any], location: str, old:
     """Refuse what a new policy cannot change."""
     if where != location:
         raise InvalidInput(f"{table} is tiered at {location}: untier it first to move it")
-    if policy["partition_by"] != old.get("partition_by", []):
-        raise InvalidInput(f"{table} is partitioned by {old.get('partition_by')}: untier it first to change that")
-    if old.get("archive_location") not in (None, policy["archive_location"]):
+    if policy["partition_by"] != old["partition_by"]:
+        raise InvalidInput(f"{table} is partitioned by {old['partition_by']}: untier it first to change that")
+    if old["archive_location"] not in (None, policy["archive_location"]):
         raise InvalidInput(f"{table} is archived at {old['archive_location']}: untier it first to change that")
 
 

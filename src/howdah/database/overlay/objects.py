@@ -61,10 +61,10 @@ def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
     time_column = policy["time_column"]
     if not tiered.key:
         raise TieringRefused(f"{tiered.table}: it has no primary key")
-    dotted = next((c.name for c in tiered.columns if "." in c.name or written_otherwise(c.name)), None)
-    if dotted is not None:
+    odd = next((c.name for c in tiered.columns if "." in c.name or written_otherwise(c.name)), None)
+    if odd is not None:
         raise TieringRefused(
-            f"{tiered.table}: column {dotted!r}: dots and other signs in a name are something else in Iceberg"
+            f"{tiered.table}: column {odd!r}: dots and other signs in a name are something else in Iceberg"
         )
     for name in tiered.key:
         column = tiered.column(name)

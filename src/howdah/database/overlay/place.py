@@ -80,37 +80,31 @@ def files(address: str) -> tuple[Any, str]:
     return fs.LocalFileSystem(), address.removeprefix("file://")
 
 
-def check(location: object) -> str:
-    """The recorded form of a place for a base: it must be empty or new, and writable."""
-    found = recorded(location)
+def check(location: str) -> None:
+    """Refuse a recorded location for a base that is not empty or new, or cannot be written to."""
     from pyarrow import fs
 
-    system, path = files(found)
+    system, path = files(location)
     try:
-        if not remote(found):
+        if not remote(location):
             system.create_dir(path, recursive=True)
         if system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-            raise TierError(f"{found}: the location of a tiered table must be empty")
+            raise TierError(f"{location}: the location of a tiered table must be empty")
         with system.open_output_stream(f"{path}/{PROBE}") as probe:
             probe.write(b"")
         system.delete_file(f"{path}/{PROBE}")
     except OSError as error:
-        raise TierError(f"{found}: cannot be used as a location: {error.strerror or error}") from error
-    return found
+        raise TierError(f"{location}: cannot be used as a location: {error.strerror or error}") from error
 
 
-def below(location: str) -> Iterator[tuple[str, int, float]]:
-    """Every file of a place: its URL, its size in bytes, and when it was written (seconds since 1970)."""
+def below(location: str) -> Iterator[tuple[str, float]]:
+    """Every file of a place: its URL, and when it was written (seconds since 1970)."""
     from pyarrow import fs
 
     system, path = files(location)
     for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True)):
         if info.type == fs.FileType.File:
-            yield (
-                f"{'s3' if remote(location) else 'file'}://{info.path}",
-                int(info.size),
-                float(info.mtime_ns or 0) / 1e9,
-            )
+            yield f"{'s3' if remote(location) else 'file'}://{info.path}", float(info.mtime_ns or 0) / 1e9
 
 
 def delete(addresses: list[str]) -> None:

@@ -41,7 +41,7 @@ _FROM = {
     ("UpdateStmt", "from_clause"),
     ("DeleteStmt", "using_clause"),
 }
-_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt")
+_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt")
 """Statements about the heap alone."""
 _WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
@@ -383,15 +383,14 @@ class _Planner:
         self._statement_of_insert(write)
         _refuse_versions(write)
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
-        returning = returned_text(write)
-        shown = "count(*) AS n" if returning is None else returning
+        returning, shown = _shown(write)
         return_all(write)
         inner = deparsed("insert_stmt", write)
         named = quoted(alias)
         # A function may insert into the table by itself: it meets the gate, which lets one INSERT through.
         functions = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
         let = target.once if functions - set(_STABLE) else target.pass_
-        sql = self._noting(let, inner, returning, target, alias)
+        sql = self._noting(let, inner, shown, target, alias)
         quick = None
         if target.ranked and not self._uses and probe is None:
             largest = f"pg_sequence_last_value('{target.largest}')"  # null to who may not read it: doubtful
@@ -403,7 +402,7 @@ class _Planner:
             self._uses,
             target,
             alias,
-            returning=returning is not None,
+            returning=returning,
             probe=probe,
             probe_params=numbers,
             quick=quick,
@@ -466,26 +465,31 @@ class _Planner:
         if rekey:
             _refuse_versions(write)
         write.relation.inh = False
-        returning = returned_text(write)
+        returning, shown = _shown(write)
         self._uses.setdefault(target, []).append(mine)
         sql = str(postgast.deparse(tree))
         if rekey:
             return_all(write)
-            sql = self._noting(target.pass_, deparsed(kind, write), returning, target, alias)
+            sql = self._noting(target.pass_, deparsed(kind, write), shown, target, alias)
         return Plan(
             "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers, whole,
-            returning is not None, quick=sql if quick else None, rekey=rekey,
+            returning, quick=sql if quick else None, rekey=rekey,
         )  # fmt: skip
 
     @staticmethod
-    def _noting(let: str, inner: str, returning: str | None, target: Tiered, alias: str) -> str:
+    def _noting(let: str, inner: str, shown: str, target: Tiered, alias: str) -> str:
         """A write whose new keys are noted."""
-        shown = "count(*) AS n" if returning is None else returning
         return (
             f"{let} WITH howdah_new AS ({inner}),"
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
+
+
+def _shown(write: Any) -> tuple[bool, str]:
+    """Whether a write returns rows, and what is selected of them, or else their count."""
+    returning = returned_text(write)
+    return returning is not None, "count(*) AS n" if returning is None else returning
 
 
 def _refuse_versions(write: Any) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from ...errors import Error, InvalidInput, LimitExceeded, QueryTimeout, SnapshotExpired, TierError, Unsupported
@@ -15,7 +16,7 @@ from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters
 from .binding import bind
-from .columns import quoted
+from .columns import quoted, selection
 from .planner import Plan
 from .tiered import SHAPE, Snapshot, Tiered
 
@@ -44,10 +45,10 @@ class Call:
     reading: Reading = field(default_factory=Reading)
     began: float = field(default_factory=time.monotonic)
 
-    async def fetch(self, tiered: Tiered, base_: Snapshot, condition: Any, **how: Any) -> base.Found:
+    async def fetch(self, tiered: Tiered, snapshot: Snapshot, condition: Any, **how: Any) -> base.Found:
         """Read a base, within the time that is left."""
         left = None if self.timeout is None else self.timeout - (time.monotonic() - self.began)
-        work: Callable[[], base.Found] = lambda: base.read(base_.metadata, condition, archive=base_.archive, **how)  # noqa: E731
+        work = partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
         try:
             found = await asyncio.wait_for(asyncio.to_thread(work), None if left is None else max(0.001, left))
         except TimeoutError:
@@ -192,7 +193,7 @@ async def _bound(
         call.reading.skipped |= {"hot"} if hot[0][0] else set()
     past = None if plan.mode != "past" else await _past(session, tiered, call.as_of)
     tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
-    got = await call.fetch(tiered, snapshot, condition, most=MOST, snapshot=past, tiers=tiers)
+    got = await call.fetch(tiered, snapshot, condition, most=MOST, past=past, tiers=tiers)
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
     return await bind(session, tiered, got.rows)
@@ -317,7 +318,7 @@ async def _relaxed(session: Session, tiered: Tiered) -> None:
 
 async def _keys(session: Session, tiered: Tiered, table: str) -> list[tuple[Any, ...]]:
     """Keys in the form that the base has them."""
-    shown = ", ".join(quoted(k) if tiered.column(k).native else f"{quoted(k)}::text" for k in tiered.key)
+    shown = selection(tiered.key_columns)
     whole = " AND ".join(f"{quoted(k)} IS NOT NULL" for k in tiered.key)
     return [tuple(r) for r in await session.query(f"SELECT DISTINCT {shown} FROM {table} WHERE {whole}", (), None)]
 

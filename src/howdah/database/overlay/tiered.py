@@ -97,7 +97,7 @@ class Tiered:
     @property
     def archive(self) -> str | None:
         """Where files go that are cold."""
-        found: str | None = self.policy.get("archive_location")
+        found: str | None = self.policy["archive_location"]
         return found
 
     @property
@@ -124,6 +124,11 @@ class Tiered:
     def column(self, name: str) -> TierColumn:
         """A column by name."""
         return next(c for c in self.columns if c.name == name)
+
+    @property
+    def key_columns(self) -> tuple[TierColumn, ...]:
+        """The key's columns, in its order."""
+        return tuple(map(self.column, self.key))
 
     def keys(self, alias: str = "") -> str:
         """The key's columns, as a list."""

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any
 
 from ..session import Session
@@ -23,8 +24,8 @@ RUN = 8
 """Files of about one size in a partition that are merged into one."""
 STEP = 8
 """Sizes count as about one when they are less than this factor apart."""
-LARGE = 96 * 1024 * 1024
-"""Files of so many bytes are left as they are."""
+LARGE = 64 * 1024 * 1024
+"""Files of so many bytes are left as they are, and so many are merged at once: their rows are in memory."""
 KEEP = timedelta(days=7)
 LEAST = 10
 SWEEP = timedelta(days=1)
@@ -75,13 +76,19 @@ def _planned(metadata: str, tiered: Tiered) -> tuple[list[Any], bool] | None:
                 groups[repr(file.partition), size].append(file)
         found = max(groups.values(), key=len, default=[])
         if len(found) >= RUN:
-            return found[:64], False
+            return _some(found), False
         return (late[:64], True) if late else None
+
+
+def _some(group: list[Any]) -> list[Any]:
+    """As many of a group, two at least, as are merged at once."""
+    sizes = accumulate(file.file_size_in_bytes for file in group)
+    return [file for place, (file, size) in enumerate(zip(group, sizes, strict=True)) if place < 2 or size <= LARGE]
 
 
 def _edge(tiered: Tiered) -> float | None:
     """Files whose rows are all as old as this (seconds since 1970) are cold."""
-    after = tiered.policy.get("archive_after")
+    after = tiered.policy["archive_after"]
     return None if after is None else time.time() - float(after)
 
 
@@ -101,9 +108,9 @@ def _merge(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     """Write the rows of some files of one partition into one."""
     from .versions import replace
 
-    order = tiered.policy.get("sort_by") or tiered.key
+    order = tiered.policy["sort_by"] or tiered.key
     whole = base.dataset(table.metadata_location, old).to_table().sort_by([(name, "ascending") for name in order])
-    replace(table, old, [whole])
+    replace(table, [(old, whole)])
 
 
 def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyiceberg.catalog import MetastoreCatalog
@@ -71,11 +71,15 @@ class Changing(Transaction):
         return self._applied[1]
 
 
-def replace(table: Table, old: Sequence[Any], rows: Sequence[Any]) -> None:
-    """Put the rows of Arrow tables in the place of some data files, in one snapshot."""
+def replace(table: Table, parts: Iterable[tuple[Sequence[Any], Any]]) -> None:
+    """Put rows (Arrow; ``None`` for none) in the place of data files, part after part, in one snapshot."""
+    old: list[Any] = []
+    fresh: list[Any] = []
     with Changing(table) as change:
-        shape = change.table_metadata
-        fresh = [f for part in rows if part.num_rows for f in _dataframe_to_data_files(shape, part, table.io)]
+        for files, rows in parts:
+            old += files
+            if rows is not None and rows.num_rows:
+                fresh += _dataframe_to_data_files(change.table_metadata, rows, table.io)
         swap(change, old, fresh)
 
 
