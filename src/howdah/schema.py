@@ -29,7 +29,8 @@ class HNSW:
     """Approximate nearest-neighbour index: ``m`` links a node, ``ef_construction`` and ``ef`` candidates.
 
     ``quantize="half"`` (for ``cosine``) keeps 16 bits of each number in the index, which then is half as large; what it finds
-    is ranked anew by the vectors as they are stored. Vectors of more than 2,000 numbers, and SQLite, always do so.
+    is ranked anew by the vectors as they are stored. On Postgres so do, always, ``cosine`` vectors of 2,001 to 4,000 numbers
+    (longer ones, and those of other metrics beyond 2,000, are scanned), on SQLite all.
     """
 
     m: int = 16

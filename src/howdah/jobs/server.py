@@ -158,6 +158,7 @@ class AsyncJobServer(Emitting):
             raise TransactionError("a job server starts outside of transactions: end the transaction first")
         if not self.running:
             self._stopping = False
+            self._renewed = self._looked = time.monotonic()
             self._engine.users.add(self)
             self._main = asyncio.get_running_loop().create_task(self._serve(), context=contextvars.Context())
             self._tell("server_start")
@@ -279,7 +280,7 @@ class AsyncJobServer(Emitting):
         held = len(self._running) + len(self._ready)
         most = self._workers * self._prefetch
         # Asking for few at a time would cost a write each.
-        return most - held if held <= most // 2 or self._prefetch == 1 else 0
+        return most - held if held <= most * 3 // 4 or self._prefetch == 1 else 0
 
     async def _start_ready(self) -> None:
         while self._ready and len(self._running) < self._workers and not self._stopping:
@@ -382,6 +383,7 @@ class AsyncJobServer(Emitting):
 
     async def _pause(self, mark: int, wait: float) -> None:
         """Until a handler ends, something changes in the queue, or the time is over."""
+        await asyncio.sleep(0)  # what ends at once ends now, and is written while the rest runs
         if self._outcomes or self._wake.is_set():
             self._wake.clear()
             return

@@ -72,7 +72,8 @@ class TakingTable(ReadableTable):
             rank, due, last = wanted.behind or (None, None, None)
             behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}, {params.add(last, 'text')}"
             chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit}, {behind})"
-            return f"UPDATE {self.name} AS u SET {sets} FROM {chosen} AS c(taken) WHERE u.{key} = c.taken"
+            # Not a join: while a table looks small, it would read all of it.
+            return f"UPDATE {self.name} AS u SET {sets} WHERE u.{key} = ANY(ARRAY(SELECT {chosen}))"
         chosen = self.next_sql(scope, at, str(wanted.limit))
         return f"UPDATE {self.name} AS u SET {sets} WHERE {key} IN ({chosen})"
 
@@ -131,8 +132,11 @@ class TakingTable(ReadableTable):
         changed = columns[len(patches.match) :]
         sets = [f"{quote(n)} = {given.add(n, c)}" for n, c in zip(patches.columns, changed, strict=True)]
         sets += [f"{quote(n)} = {params.add(v, self.schema.by_name[n].kind)}" for n, v in patches.fixed.items()]
+        source = f" FROM {given.source(len(patches.rows))}"
+        if (keys := given.only) is not None and same[0].endswith(" = v.c1"):
+            same[0], source = f"p.{quote(patches.match[0])} = ANY({keys})", ""
         return (
-            f"UPDATE {self.name} AS p SET {', '.join(sets)} FROM {given.source(len(patches.rows))}"
+            f"UPDATE {self.name} AS p SET {', '.join(sets)}{source}"
             f" WHERE {' AND '.join(same)} RETURNING p.{quote(patches.match[0])}"
         )
 
@@ -176,8 +180,15 @@ class _Given:
         place = f"${len(self._params.values)}::{kind}"
         if alike:
             return place
-        self._arrays.append(f"{place}[]")
-        return f"v.c{len(self._arrays)}"
+        # The driver looks up types that it does not know, as arrays of JSON, once on each connection.
+        json = kind == "jsonb"
+        self._arrays.append(f"{place.removesuffix('jsonb')}text[]" if json else f"{place}[]")
+        return f"v.c{len(self._arrays)}{'::jsonb' if json else ''}"
+
+    @property
+    def only(self) -> str | None:
+        """The array, if there is one."""
+        return self._arrays[0] if len(self._arrays) == 1 else None
 
     def source(self, count: int) -> str:
         """The rows, for FROM."""
