@@ -75,7 +75,7 @@ class Statements:
         return EPOCH + timedelta(hours=self.random.randrange(0, 130))
 
     def write(self) -> tuple[str, list[Any]]:
-        pick, key = self.random.randrange(22), self.key()
+        pick, key = self.random.randrange(25), self.key()
         row = [
             key,
             self.moment(),
@@ -145,6 +145,25 @@ class Statements:
             return f"UPDATE {{t}} SET {column} = {value} WHERE id BETWEEN $1 AND $1 + 1 RETURNING id, {column}", [key]
         if pick == 20:
             return "UPDATE {t} SET doc = NULL, kind = DEFAULT WHERE id = $1 AND kind IS NOT NULL", [key]
+        if pick == 22:
+            return (
+                "MERGE INTO {t} AS x USING (SELECT id + $1 AS k, id AS v FROM other) s ON x.id = s.k"
+                " WHEN MATCHED AND x.n > 4 THEN DELETE WHEN MATCHED THEN UPDATE SET n = s.v, kind = x.kind || s.v"
+                " WHEN NOT MATCHED AND s.v < 4 THEN INSERT (id, ts, n) VALUES (s.k, '2024-01-03Z', s.v)"
+                " RETURNING merge_action(), s.*, x.id, x.n AS m"
+            ), [key]
+        if pick == 23:
+            return (
+                "MERGE INTO {t} USING other ON other.id = {t}.n AND {t}.id BETWEEN $1 AND $1 + 5 AND other.id <> 2"
+                " WHEN MATCHED THEN UPDATE SET money = id * 2, kind = $2"
+                " WHEN NOT MATCHED BY TARGET THEN INSERT (id, n) VALUES (other.id + $1, 8)"
+            ).replace("money = id", "money = {t}.id"), [key, "merged"]
+        if pick == 24:
+            return (
+                "MERGE INTO {t} x USING (SELECT id FROM {t} WHERE id > $1) y ON x.id = y.id"
+                " WHEN NOT MATCHED BY SOURCE AND x.n = 3 THEN UPDATE SET n = 4 WHEN MATCHED AND x.n = 5 THEN DELETE"
+                " WHEN MATCHED THEN DO NOTHING RETURNING x.id, old.n, new.n"
+            ), [key]
         return (
             "INSERT INTO into_{t} SELECT id + 1000 + count(*) OVER () FROM {t} WHERE id = $1 ON CONFLICT DO NOTHING",
             [key],
@@ -182,6 +201,14 @@ class Statements:
             ),
             ("SELECT DISTINCT n, tags[1] FROM {t} WHERE doc->>'n' > $1 ORDER BY 1, 2", [str(key)]),
             ("SELECT 1 / (n - n) FROM {t} WHERE id = $1", [key]),
+            (
+                "SELECT o.id, x.id, x.n FROM other o FULL JOIN {t} x ON x.n = o.id WHERE x.id BETWEEN $1 AND $1 + 9 ORDER BY 1, 2",
+                [key],
+            ),
+            (
+                "SELECT a.id, b.id FROM {t} a LEFT JOIN {t} b ON b.id = a.id + a.n WHERE a.id < $1 AND b.id > 20 ORDER BY 1",
+                [key],
+            ),
             ("SELECT {t}.* FROM {t} WHERE $1 > ts ORDER BY ts DESC, id OFFSET 3 LIMIT 5", [self.moment()]),
         ]
         return self.random.choice(choices)

@@ -110,6 +110,13 @@ class Session:
         spent = time.perf_counter() - began
         return Rows(rows, lambda: tuple(a.name for a in statement.get_attributes()), statement.get_statusmsg(), spent)
 
+    async def columns(self, sql: str) -> tuple[str, ...]:
+        """The names of the columns that a statement gives, without running it."""
+        try:
+            return tuple(a.name for a in (await self._prepared(sql, None)).get_attributes())
+        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+            raise self._explained(error, sql, None) from error
+
     async def _several(self, script: str, timeout: float | None) -> Rows:
         """Run statements one by one in a transaction, unless one is open or they hold their own."""
         parts = split(script)

@@ -18,7 +18,7 @@ from .columns import TierColumn, quoted
 from .flush import cooled_at, eligible
 from .planner import Plan, plan
 from .run import LOCK, current, promoted
-from .tiered import COLUMNS, KEY, SHAPE, TIERS, Tiered
+from .tiered import COLUMNS, KEY, SHAPE, TIERS, VIEWS, Known, Tiered, View
 
 KEPT = 2000
 NAMED = (
@@ -65,13 +65,13 @@ class Tiers:
     """What this process knows of tiered tables."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Tiered] = {}
+        self._known = Known()
         self._plans: OrderedDict[tuple[str, str], Plan | None] = OrderedDict()
 
     @property
     def active(self) -> bool:
         """Whether there is any tiered table."""
-        return bool(self._known)
+        return bool(self._known.tables)
 
     def plan(self, sql: str, mode: str = "") -> Plan | None:
         """The plan of a statement, kept by its text; ``None`` when it touches no tiered table."""
@@ -79,41 +79,47 @@ class Tiers:
         if asked in self._plans:
             self._plans.move_to_end(asked)
             return self._plans[asked]
-        made = self._plans[asked] = plan(sql, lambda schema, name: self._known.get((schema, name)), mode)
+        made = self._plans[asked] = plan(sql, self._known, mode)
         if len(self._plans) > KEPT:
             self._plans.popitem(last=False)
         return made
 
     async def load(self, session: Session) -> None:
         """Read which tables are tiered."""
-        found: dict[tuple[str, str], Tiered] = {}
+        found = Known()
         if (await session.query("SELECT to_regclass('howdah.tiers') IS NOT NULL AS there", (), None))[0]["there"]:
             for row in await session.query(TIERS, (), None):
                 tiered = await _tiered(
                     session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
                 )
-                found[row["schema"], row["name"]] = tiered
+                found.tables[row["schema"], row["name"]] = tiered
                 if row["visible"]:
-                    found["", row["name"]] = tiered
-        if found != self._known or any(t.policy != self._known[name].policy for name, t in found.items()):
+                    found.tables["", row["name"]] = tiered
+            for row in await session.query(VIEWS, (), None) if found.tables else ():
+                view = View(row["oid"], row["sql"])
+                found.views[row["schema"], row["name"]] = view
+                if row["visible"]:
+                    found.views["", row["name"]] = view
+        old = self._known
+        if found != old or any(t.policy != old.tables[name].policy for name, t in found.tables.items()):
             self._plans.clear()
         self._known = found
 
     def one(self, table: str) -> Tiered:
         """A tiered table by name."""
         schema, name = table_name(table)
-        found = self._known.get((schema or "", name))
+        found = self._known.table(schema or "", name)
         if found is None:
             raise InvalidInput(f"{table} is not tiered")
         return found
 
     def named(self, schema: str, name: str) -> Tiered | None:
         """The tiered table of a schema ("" for the search path) and name."""
-        return self._known.get((schema, name))
+        return self._known.table(schema, name)
 
     def each(self) -> list[Tiered]:
         """Every tiered table."""
-        return list({t.oid: t for t in self._known.values()}.values())
+        return list({t.oid: t for t in self._known.tables.values()}.values())
 
 
 async def _tiered(

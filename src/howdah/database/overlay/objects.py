@@ -30,6 +30,8 @@ CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsq
     PERFORM set_config('howdah.passed', one, true); RETURN NULL; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', TG_RELID::regclass USING ERRCODE = 'HW001',
     HINT = 'Write to it through Howdah.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.view_text(oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS
+  'SELECT rtrim(pg_get_viewdef($1), '';'')';
 CREATE OR REPLACE FUNCTION howdah.doubtful() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $gate$
   BEGIN RAISE EXCEPTION 'the key may be on object storage' USING ERRCODE = 'HW002'; END $gate$;
 CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel text, sch text) RETURNS void LANGUAGE plpgsql AS $gate$

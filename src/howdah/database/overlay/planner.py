@@ -1,26 +1,23 @@
-"""Plans statements over tiered tables on Postgres' own parse tree: what they read of the base, and how they are written then.
-
-Only positions that are known to take a sub-select are replaced; whatever names a tiered table elsewhere is refused. What the
-planner does not see, because a view or function hides it, Postgres refuses: the gate is below every name.
-"""
+"""Plans statements over tiered tables on Postgres' own parse tree: what they read of the base, and how they are written then."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import postgast
 
-from ...errors import Unsupported
 from .columns import quoted
 from .filters import Condition
-from .tiered import Tiered
+from .reading import WRITES, Reader, Scope, conditions, said, unsupported
+from .tiered import Known, Tiered, View
 from .tree import (
-    comparison,
+    column_of,
+    column_of_ref,
     condition,
+    conjuncts,
     deparsed,
+    expression_text,
     fields,
     parsed,
     range_vars,
@@ -31,28 +28,21 @@ from .tree import (
     walk,
 )
 
-Resolve = Callable[[str, str], Tiered | None]
-"""The tiered table of a schema ("" for the search path) and name."""
-Kind = Literal["read", "mixed", "insert", "update", "delete", "truncate"]
-_FROM = {
-    ("SelectStmt", "from_clause"),
-    ("JoinExpr", "larg"),
-    ("JoinExpr", "rarg"),
-    ("UpdateStmt", "from_clause"),
-    ("DeleteStmt", "using_clause"),
-}
-_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt")
+Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate"]
+_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
 """Statements about the heap alone."""
-_WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
 """Functions that give the same when they are asked twice in a transaction."""
-_SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 _PLAIN = frozenset((
     *("Node", "SelectStmt", "ResTarget", "ColumnRef", "A_Const", "ParamRef", "A_Expr", "TypeCast", "RangeVar", "Alias", "String"),
     *("Integer", "Float", "Boolean", "A_Star", "BoolExpr", "NullTest", "BooleanTest", "List", "TypeName", "SortBy", "CaseExpr"),
     *("CaseWhen", "CoalesceExpr", "MinMaxExpr", "A_Indirection", "A_Indices", "CollateClause", "A_ArrayExpr", "SQLValueFunction"),
 ))  # fmt: skip
 """What a query may consist of that has a row if, and only if, its table has one."""
+_UPDATE, _NOTHING, _BY_SOURCE = 3, 8, 2
+"""What a MERGE does, and when."""
+_TABLE = 42
+"""What CREATE TABLE … AS makes, and no materialized view: that would not follow what is flushed."""
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
 
@@ -79,6 +69,8 @@ class Plan:
     probe_params: tuple[int, ...] = ()
     names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
     """How each table was called: it must still be meant when the statement runs."""
+    views: dict[str, View] = field(default_factory=dict)
+    """The views that were called, by how: they must still say the same."""
     quick: str | None = None
     """What to try first on the heap alone, by the whole key: a row that it finds is the row; an INSERT says itself whether its
     keys are new."""
@@ -88,67 +80,43 @@ class Plan:
     """Whether a row that somebody else has locked is an error at once."""
     mode: str = ""
     """Which tiers are read, if not those that are by default."""
+    lookup: str | None = None
+    """The query for the keys that a MERGE may meet, as the base has them."""
+    lookup_params: tuple[int, ...] = ()
+    noting: str | None = None
+    """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
+    functions: frozenset[str] = frozenset()
+    """The functions that are called more than once for one answer: none may be volatile."""
 
 
-def plan(sql: str, resolve: Resolve, mode: str = "") -> Plan | None:
+def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
-    if found is None or not any(True for r in range_vars(found) if resolve(r.schemaname, r.relname)):
+    if found is None or not any(known.find(r.schemaname, r.relname) for r in range_vars(found)):
         return None
     if len(found.stmts) > 1:
-        raise _unsupported("several statements at once over tiered tables in query()")
+        raise unsupported("several statements at once over tiered tables in query()")
     kind = found.stmts[0].stmt.WhichOneof("node")
     if kind in _HEAP:
         if kind == "index_stmt" and found.stmts[0].stmt.index_stmt.unique:
-            raise _unsupported("a unique index on a tiered table, which would not see the base,")
+            raise unsupported("a unique index on a tiered table, which would not see the base,")
         return None
     tree = type(found)()
     tree.CopyFrom(found)
-    return _Planner(resolve, mode).plan(tree)
+    return _Planner(known, mode).plan(tree)
 
 
-def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
-    """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
-    heap = f"SELECT * FROM ONLY {tiered.table}"
-    past = f"SELECT {tiered.names('b')} FROM {tiered.loaded} b"
-    # A condition must not be asked of dead rows: they may not even fit it.
-    live = f"{past} WHERE {tiered.live('b')} OFFSET 0"
-    parts = {"hot": heap, "warm": live, "cold": live, "past": past}.get(mode, f"{heap} UNION ALL ({live})")
-    node = postgast.parse(f"SELECT 1 FROM ({parts}) AS {quoted(name)}").stmts[0].stmt.select_stmt.from_clause[0]
-    if alias is not None:
-        node.range_subselect.alias.CopyFrom(alias)
-    return node
-
-
-@dataclass(slots=True)
-class _Scope:
-    """What the WHERE above a FROM item says, by the table's name as written, and whether the item stands alone there."""
-
-    said: list[tuple[str, Condition]] = field(default_factory=list)
-    alone: bool = False
-
-
-class _Planner:
-    def __init__(self, resolve: Resolve, mode: str) -> None:
-        self._resolve = resolve
-        self._mode = mode
-        self._uses: dict[Tiered, list[list[Condition]]] = {}
-        self._names: dict[Tiered, set[str]] = {}
-        self._mentioned: Counter[int] = Counter()
-
+class _Planner(Reader):
     def plan(self, tree: Any) -> Plan:
         """The plan of a statement's tree, which is changed."""
         self._mentioned.update(m.number for m in walk(tree) if type(m).__name__ == "ParamRef")
-        for relation in range_vars(tree):
-            tiered = self._resolve(relation.schemaname, relation.relname)
-            if tiered is not None:
-                spelled = ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
-                self._names.setdefault(tiered, set()).add(spelled)
+        self._named(tree)
         made = self._plan(tree)
         made.mode = self._mode
         if self._mode and made.kind != "read":
-            raise _unsupported("tier= or as_of= for a statement that writes")
+            raise unsupported("tier= or as_of= for a statement that writes")
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
+        made.views = self._views
         return made
 
     def _plan(self, tree: Any) -> Plan:
@@ -162,96 +130,25 @@ class _Planner:
             return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick)
         if kind == "truncate_stmt":
             return self._truncate(node.truncate_stmt)
-        if kind not in ("insert_stmt", "update_stmt", "delete_stmt"):
-            raise _unsupported(f"{kind.removesuffix('_stmt').replace('_', ' ').upper()} over a tiered table")
+        if kind == "create_table_as_stmt" and node.create_table_as_stmt.objtype == _TABLE:
+            self._statement(node.create_table_as_stmt.query.select_stmt, frozenset())
+            return Plan("mixed", postgast.deparse(tree), self._uses)
+        if kind not in WRITES:
+            raise unsupported(f"{kind.removesuffix('_stmt').replace('_', ' ').upper()} over a tiered table")
         write = getattr(node, kind)
-        target = self._resolve(write.relation.schemaname, write.relation.relname)
+        target = self._known.table(write.relation.schemaname, write.relation.relname)
         if target is None:
             self._statement(write, frozenset())
             return Plan("mixed", postgast.deparse(tree), self._uses)
+        if kind == "merge_stmt":
+            return self._merge(write, target)
         return self._insert(write, target) if kind == "insert_stmt" else self._change(kind, tree, write, target)
 
     def _purity(self, node: Any) -> Kind:
         inner = [m for m in walk(node) if type(m).__name__ == "CommonTableExpr"]
-        return "mixed" if any(c.ctequery.WhichOneof("node") in _WRITES for c in inner) else "read"
+        return "mixed" if any(c.ctequery.WhichOneof("node") in WRITES for c in inner) else "read"
 
     # Reading -----------------------------------------------------------------------------------------------------
-
-    def _statement(self, statement: Any, hidden: frozenset[str]) -> None:
-        """Replace the tiered tables of a statement; ``hidden`` are names that mean a common table expression."""
-        hidden = self._with(statement, hidden)
-        scope = self._conditions(statement)
-        kind = type(statement).__name__
-        if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
-            raise _unsupported("SELECT … FOR UPDATE over a tiered table")
-        for name, child in fields(statement):
-            if name != "with_clause":
-                self._visit(child, hidden, (kind, name), scope)
-
-    def _with(self, statement: Any, hidden: frozenset[str]) -> frozenset[str]:
-        """Visit a statement's common table expressions; the names that are hidden in what follows."""
-        if "with_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("with_clause"):
-            return hidden
-        names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
-        for number, cte in enumerate(statement.with_clause.ctes):
-            seen = names if statement.with_clause.recursive else names[:number]
-            self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), _Scope())
-        return hidden | set(names)
-
-    def _visit(self, message: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
-        kind = type(message).__name__
-        if kind == "Node":
-            inner = message.WhichOneof("node")
-            if inner is None:
-                return
-            if inner == "range_var":
-                self._range(message, hidden, place, scope)
-                return
-            if inner in _WRITES and place[0] == "CommonTableExpr":
-                write = getattr(message, inner)
-                # A common table expression never names what is written to.
-                if self._resolve(write.relation.schemaname, write.relation.relname) is not None:
-                    raise _unsupported("a common table expression that writes to a tiered table")
-            self._visit(getattr(message, inner), hidden, place, scope)
-            return
-        if kind in ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"):
-            self._statement(message, hidden)
-            return
-        if kind == "RangeVar":
-            if self._tiered(message, hidden) is not None:
-                raise _unsupported(f"{place[0]} that names the tiered table {message.relname}")
-            return
-        if kind == "ColumnRef":
-            self._column(message)
-        # Of an outer join no condition above is one of its sides; under an alias the names below mean nothing above.
-        if kind == "JoinExpr" and (message.jointype not in (0, 1) or message.HasField("alias")):
-            scope = _Scope()
-        for name, child in fields(message):
-            self._visit(child, hidden, (kind, name), scope)
-
-    def _tiered(self, relation: Any, hidden: frozenset[str]) -> Tiered | None:
-        if not relation.schemaname and relation.relname in hidden:
-            return None
-        return self._resolve(relation.schemaname, relation.relname)
-
-    def _mentions(self, statement: Any, hidden: frozenset[str]) -> bool:
-        return any(self._tiered(r, hidden) is not None for item in statement.from_clause for r in range_vars(item))
-
-    def _range(self, node: Any, hidden: frozenset[str], place: tuple[str, str], scope: _Scope) -> None:
-        relation = node.range_var
-        tiered = self._tiered(relation, hidden)
-        if tiered is None:
-            return
-        if place not in _FROM:
-            raise _unsupported(f"{place[0]} that names the tiered table {relation.relname}")
-        if not relation.inh:
-            raise _unsupported("FROM ONLY a tiered table, which would leave out what is on object storage,")
-        alias = relation.alias if relation.HasField("alias") else None
-        name = alias.aliasname if alias is not None else relation.relname
-        renamed = alias is not None and len(alias.colnames) > 0
-        mine = [] if renamed else self._about(tiered, name, scope)
-        self._uses.setdefault(tiered, []).append(mine)
-        node.CopyFrom(_subselect(tiered, alias, name, self._mode))
 
     def _quick(self, tree: Any, select: Any) -> str | None:
         """The query on the heap alone, if it is one for the row of a key."""
@@ -259,7 +156,7 @@ class _Planner:
         if self._mode or len(items) != 1 or items[0].WhichOneof("node") != "range_var" or select.op != 1:
             return None
         relation = items[0].range_var
-        tiered = self._resolve(relation.schemaname, relation.relname)
+        tiered = self._known.table(relation.schemaname, relation.relname)
         others = ("with_clause", "having_clause", "locking_clause", "group_clause", "distinct_clause", "window_clause")
         if tiered is None or not relation.inh or any(name in others for name, _ in fields(select)):
             return None
@@ -277,31 +174,31 @@ class _Planner:
 
     def _pinned(self, tiered: Tiered, name: str, statement: Any) -> bool:
         """Whether a statement's WHERE gives the whole key."""
-        found = self._about(tiered, name, self._conditions(statement))
+        found = self._about(tiered, name, conditions(statement))
         return set(tiered.key) <= {c.column for c in found if c.op == "="}
 
     def _locking(self, tree: Any, select: Any) -> Plan | None:
         """The plan of SELECT … FOR UPDATE of one tiered table; ``None`` if it names none."""
         relations = [r for name, child in fields(select) if name != "locking_clause" for r in range_vars(child)]
-        if not any(self._resolve(r.schemaname, r.relname) for r in relations):
+        if not any(self._known.table(r.schemaname, r.relname) for r in relations):
             return None
         items = select.from_clause
         single = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
         if not single or len(relations) != 1 or self._mode or select.HasField("with_clause"):
-            raise _unsupported("SELECT … FOR UPDATE of more than one tiered table")
+            raise unsupported("SELECT … FOR UPDATE of more than one tiered table")
         policies = {c.locking_clause.wait_policy for c in select.locking_clause}
         if _SKIP in policies:
-            raise _unsupported("SKIP LOCKED over a tiered table")
+            raise unsupported("SKIP LOCKED over a tiered table")
         relation = items[0].range_var
-        target = self._resolve(relation.schemaname, relation.relname)
+        target = self._known.table(relation.schemaname, relation.relname)
         assert target is not None
         alias = relation.alias.aliasname if relation.HasField("alias") else relation.relname
         if relation.HasField("alias") and len(relation.alias.colnames) > 0:
-            raise _unsupported("an alias with column names in SELECT … FOR UPDATE")
+            raise unsupported("an alias with column names in SELECT … FOR UPDATE")
         for message in walk(select):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
-        self._uses[target] = [self._about(target, alias, self._conditions(select))]
+        self._uses[target] = [self._about(target, alias, conditions(select))]
         where, numbers, whole = condition(select)
         quick = self._pinned(target, alias, select) and not whole
         relation.inh = False
@@ -322,60 +219,17 @@ class _Planner:
 
     def _truncate(self, statement: Any) -> Plan:
         relations = [r for item in statement.relations for r in range_vars(item)]
-        target = self._resolve(relations[0].schemaname, relations[0].relname)
+        target = self._known.table(relations[0].schemaname, relations[0].relname)
         if len(relations) != 1 or target is None:
-            raise _unsupported("TRUNCATE of several tables of which one is tiered")
+            raise unsupported("TRUNCATE of several tables of which one is tiered")
         statement.relations[0].range_var.inh = False
         return Plan("truncate", f"{target.pass_} {deparsed('truncate_stmt', statement)}", self._uses, target)
-
-    def _about(self, tiered: Tiered, name: str, scope: _Scope) -> list[Condition]:
-        """The conditions on the table that is called so."""
-        names = (name, "") if scope.alone else (name,)
-        has = {c.name: c for c in tiered.columns}
-        found = []
-        for called, one in scope.said:
-            if called in names and one.column in has:
-                numbers = [v for k, v in one.values if k == "p"]
-                # Text means another text where the parameter has another type, which another mention may give it.
-                if has[one.column].type not in ("text", "varchar") or all(self._mentioned[n] == 1 for n in numbers):
-                    found.append(one)
-        return found
-
-    def _column(self, column: Any) -> None:
-        """``public.t.c`` means ``t.c`` now; what a base row does not have is refused."""
-        names = [f.string.sval for f in column.fields if f.WhichOneof("node") == "string"]
-        if names and names[-1] in _SYSTEM:
-            raise _unsupported(f"the system column {names[-1]}, which rows on object storage do not have,")
-        if len(column.fields) == 3 and len(names) >= 2 and self._resolve(names[0], names[1]) is not None:
-            del column.fields[0]
-
-    # Conditions --------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _conditions(statement: Any) -> _Scope:
-        """What the WHERE of a statement says of single columns for every row that counts."""
-        if "where_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("where_clause"):
-            return _Scope()
-        if type(statement).__name__ == "SelectStmt":
-            items = statement.from_clause
-            alone = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
-        else:
-            alone = not (getattr(statement, "from_clause", None) or getattr(statement, "using_clause", None))
-        scope, waiting = _Scope(alone=alone), [statement.where_clause]
-        while waiting:
-            node = waiting.pop()
-            inner = node.WhichOneof("node")
-            if inner == "bool_expr" and node.bool_expr.boolop == 1:  # AND
-                waiting.extend(node.bool_expr.args)
-            elif inner == "a_expr" and (one := comparison(node.a_expr)) is not None:
-                scope.said.append(one)
-        return scope
 
     # Writing -----------------------------------------------------------------------------------------------------
 
     def _insert(self, write: Any, target: Tiered) -> Plan:
         if write.relation.HasField("alias") and write.relation.alias.colnames:
-            raise _unsupported("an alias with column names in INSERT")
+            raise unsupported("an alias with column names in INSERT")
         probe: str | None = None
         numbers: tuple[int, ...] = ()
         if write.HasField("on_conflict_clause"):
@@ -411,12 +265,12 @@ class _Planner:
     def _statement_of_insert(self, write: Any) -> None:
         if write.HasField("with_clause"):
             for cte in write.with_clause.ctes:
-                if cte.common_table_expr.ctequery.WhichOneof("node") in _WRITES:
-                    raise _unsupported("a common table expression that writes, in an INSERT into a tiered table,")
+                if cte.common_table_expr.ctequery.WhichOneof("node") in WRITES:
+                    raise unsupported("a common table expression that writes, in an INSERT into a tiered table,")
         hidden = self._with(write, frozenset())
         for name, child in fields(write):
             if name not in ("with_clause", "relation"):
-                self._visit(child, hidden, ("InsertStmt", name), _Scope())
+                self._visit(child, hidden, ("InsertStmt", name), Scope())
 
     def _probe(self, write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
         """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
@@ -426,13 +280,13 @@ class _Planner:
         self._statement_of_insert(copy)
         reads, self._uses = self._uses, before
         if reads:
-            raise _unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
+            raise unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
         copy.ClearField("on_conflict_clause")
         for message in walk(copy):
             if type(message).__name__ == "SubLink" or (
                 type(message).__name__ == "FuncCall" and message.funcname[-1].string.sval not in _STABLE
             ):
-                raise _unsupported("an upsert into a tiered table whose rows come from functions or sub-selects")
+                raise unsupported("an upsert into a tiered table whose rows come from functions or sub-selects")
         copy.ClearField(
             "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
         )
@@ -447,17 +301,17 @@ class _Planner:
             changed = {t.res_target.name for t in write.target_list if t.WhichOneof("node") == "res_target"}
             rekey = bool(changed & set(target.key))
         if rekey and (write.from_clause or write.HasField("with_clause")):
-            raise _unsupported("UPDATE … FROM of the primary key of a tiered table")
+            raise unsupported("UPDATE … FROM of the primary key of a tiered table")
         if write.HasField("where_clause") and write.where_clause.WhichOneof("node") == "current_of_expr":
-            raise _unsupported("WHERE CURRENT OF on a tiered table")
+            raise unsupported("WHERE CURRENT OF on a tiered table")
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
-        mine = self._about(target, alias, self._conditions(write))
+        mine = self._about(target, alias, conditions(write))
         for message in walk(write):
             if type(message).__name__ == "ColumnRef":
                 self._column(message)
         where, numbers, whole = condition(write)
         quick = not whole and not rekey and self._pinned(target, alias, write)
-        hidden, scope = self._with(write, frozenset()), self._conditions(write)
+        hidden, scope = self._with(write, frozenset()), conditions(write)
         for name, child in fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, (type(write).__name__, name), scope)
@@ -476,6 +330,40 @@ class _Planner:
             returning, quick=sql if quick else None, rekey=rekey,
         )  # fmt: skip
 
+    def _merge(self, write: Any, target: Tiered) -> Plan:
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        actions = [w.merge_when_clause for w in write.merge_when_clauses]
+        for action in actions:
+            if action.command_type == _UPDATE and {t.res_target.name for t in action.target_list} & set(target.key):
+                raise unsupported("MERGE that changes the primary key of a tiered table")
+        # Without a source any row may be changed.
+        every = any(a.match_kind == _BY_SOURCE and a.command_type != _NOTHING for a in actions)
+        mine = [] if every else self._about(target, alias, Scope(said(write.join_condition)))
+        hidden = self._with(write, frozenset())
+        for name, child in fields(write):
+            if name not in ("with_clause", "relation"):
+                self._visit(child, hidden, ("MergeStmt", name), Scope())
+        own = not self._uses
+        self._uses.setdefault(target, []).append(mine)
+        write.relation.inh = False
+        asked = [m for part in (write.source_relation, write.join_condition, write.with_clause) for m in walk(part)]
+        calls = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
+        made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias, whole=every)
+        made.functions = frozenset(m.funcname[-1].string.sval for m in asked if type(m).__name__ == "FuncCall")
+        if not every:
+            text, made.where_params = _from_source(write, "1", write.join_condition)
+            made.where = f"EXISTS ({text})"
+            keys = _keys_of(write.join_condition, alias, target) if own else None
+            if keys is not None:
+                made.lookup, made.lookup_params = _from_source(write, keys, None)
+        made.returning = bool(returned(write))
+        items = returned(write)
+        example = f"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING RETURNING {target.keys(quoted(alias))}, merge_action()"
+        items.extend(returned(postgast.parse(example).stmts[0].stmt.merge_stmt))
+        let = target.once if calls - set(_STABLE) else target.pass_
+        made.noting = f"{let} WITH howdah_new ({{columns}}) AS ({deparsed('merge_stmt', write)})"
+        return made
+
     @staticmethod
     def _noting(let: str, inner: str, shown: str, target: Tiered, alias: str) -> str:
         """A write whose new keys are noted."""
@@ -484,6 +372,36 @@ class _Planner:
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
+
+
+def _from_source(write: Any, shown: str, where: Any) -> tuple[str, tuple[int, ...]]:
+    """A query of a MERGE's source, and its parameters."""
+    tree = postgast.parse(f"SELECT DISTINCT {shown} FROM x WHERE true" if where is None else f"SELECT {shown} FROM x")
+    select = tree.stmts[0].stmt.select_stmt
+    select.from_clause[0].CopyFrom(write.source_relation)
+    select.ClearField("where_clause")
+    if where is not None:
+        select.where_clause.CopyFrom(where)
+    if write.HasField("with_clause"):
+        select.with_clause.CopyFrom(write.with_clause)
+    numbers = renumber(tree)
+    return str(postgast.deparse(tree)), numbers
+
+
+def _keys_of(condition: Any, alias: str, target: Tiered) -> str | None:
+    """What a source must have for the key's columns, as the base has them: a list of expressions."""
+    found: dict[str, str] = {}
+    for expr in conjuncts(condition):
+        if expr.WhichOneof("node") != "a_expr" or expr.a_expr.kind != 1 or expr.a_expr.name[-1].string.sval != "=":
+            continue
+        for left, right in ((expr.a_expr.lexpr, expr.a_expr.rexpr), (expr.a_expr.rexpr, expr.a_expr.lexpr)):
+            column = column_of(left)
+            others = [column_of_ref(m) for m in walk(right) if type(m).__name__ == "ColumnRef"]
+            foreign = all(o is not None and o[0] not in ("", alias) for o in others)
+            if column is not None and column[0] == alias and column[1] in target.key and foreign:
+                text = expression_text(right)
+                found[column[1]] = text if target.column(column[1]).native else f"({text})::text"
+    return ", ".join(found[k] for k in target.key) if set(found) == set(target.key) else None
 
 
 def _shown(write: Any) -> tuple[bool, str]:
@@ -497,8 +415,4 @@ def _refuse_versions(write: Any) -> None:
     for message in (m for item in returned(write) for m in walk(item)):
         if type(message).__name__ == "ColumnRef" and len(message.fields) > 1:
             if message.fields[0].string.sval in ("old", "new"):
-                raise _unsupported("RETURNING of old or new values of rows whose keys are noted")
-
-
-def _unsupported(what: str) -> Unsupported:
-    return Unsupported(f"{what} is not supported")
+                raise unsupported("RETURNING of old or new values of rows whose keys are noted")

@@ -94,7 +94,7 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
         await session.command(f"SET LOCAL statement_timeout = {max(1, int(call.timeout * 1000))}")
     try:
         await prepare(session, plan, call)
-        if plan.target is not None and (plan.kind == "insert" or plan.rekey):
+        if plan.target is not None and (plan.kind in ("insert", "merge") or plan.rekey):
             rows = await _insert(session, plan, plan.target, call)
         else:
             rows = await session.query(plan.sql, call.params, None)
@@ -113,7 +113,7 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
 
 def inserted(plan: Plan, rows: Rows) -> Rows:
     """What a write whose keys are noted gives: the rows it returns, or how many there were."""
-    tag = "INSERT 0" if plan.kind == "insert" else "UPDATE"
+    tag = {"insert": "INSERT 0", "merge": "MERGE"}.get(plan.kind, "UPDATE")
     if plan.returning:
         return Rows(rows, lambda: rows.columns, f"{tag} {len(rows)}", rows.elapsed)
     return Rows([], lambda: (), f"{tag} {rows[0]['n']}", rows.elapsed)
@@ -151,6 +151,8 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
         raise Unsupported("a read-only transaction over tiered tables is not supported: leave readonly= out")
     if isolation == "serializable":
         raise Unsupported("a serializable transaction over tiered tables is not supported: use repeatable read")
+    await _unchanged(session, plan)
+    await _steady(session, plan)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
@@ -164,8 +166,32 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             snapshot = await locked(session, tiered, names, repeatable=repeatable)
         mentions = plan.uses.get(tiered)
         count = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
-        if tiered is plan.target and plan.kind in ("update", "delete") and count:
+        if tiered is plan.target and plan.kind in ("update", "delete", "merge") and count:
             await _promote(session, plan, tiered, call.params)
+
+
+async def _steady(session: Session, plan: Plan) -> None:
+    """What is asked twice must not answer differently."""
+    if plan.functions:
+        sql = "SELECT proname FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]) LIMIT 1"
+        found = await session.query(sql, (sorted(plan.functions),), None)
+        if found:
+            raise Unsupported(
+                f"a MERGE into a tiered table whose source calls the volatile function {found[0][0]}() is not supported:"
+                " put the source into a temporary table first"
+            )
+
+
+async def _unchanged(session: Session, plan: Plan) -> None:
+    """Views must still be what they were when the statement was planned."""
+    for name, view in plan.views.items():
+        rows = await session.query(
+            "SELECT to_regclass($1)::oid = $2::oid AND howdah.view_text($2::oid) = $3 AS same",
+            (name, view.oid, view.sql),
+            None,
+        )
+        if not rows[0]["same"]:
+            raise Stale(f"view {name} is not what it was: run the statement again")
 
 
 async def _bound(
@@ -184,6 +210,8 @@ async def _bound(
             condition = None
             break
         condition = found if number == 0 else base.library().expressions.Or(condition, found)
+    if tiered is plan.target and plan.lookup is not None and (keys := await _wanted(session, plan, call)) is not None:
+        condition = filters.keys_in(tiered, keys)
     if plan.mode == "hot":
         if snapshot.metadata is not None:
             call.reading.skipped |= EVERY if snapshot.archive else {"warm"}
@@ -197,6 +225,16 @@ async def _bound(
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
     return await bind(session, tiered, got.rows)
+
+
+async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, ...]] | None:
+    """The keys that a MERGE may meet; ``None`` if some are of another type than those of the base."""
+    assert plan.lookup is not None and plan.target is not None
+    rows = await session.query(plan.lookup, [call.params[n - 1] for n in plan.lookup_params], None)
+    keys = [tuple(row) for row in rows if None not in tuple(row)]
+    kinds = [int if c.type.startswith("int") else str for c in plan.target.key_columns]
+    fit = all(type(v) is kind for key in keys for v, kind in zip(key, kinds, strict=True))
+    return keys if fit and len(keys) <= PROMOTED else None
 
 
 async def _past(session: Session, tiered: Tiered, as_of: datetime | int | None) -> int:
@@ -300,9 +338,24 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
             found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys))
             if await bind(session, tiered, found.rows):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
-    rows = await session.query(plan.sql, call.params, None)
+    rows = await session.query(await _noted(session, plan, tiered), call.params, None)
     await _check_new(session, tiered, snapshot, call)
     return inserted(plan, rows)
+
+
+async def _noted(session: Session, plan: Plan, tiered: Tiered) -> str:
+    """The statement of a write, with what notes its new keys."""
+    if plan.noting is None:
+        return plan.sql
+    names = (await session.columns(plan.sql)) if plan.returning else ()
+    mine = [f"c{number}" for number in range(len(names))]
+    keys = [f"k{number}" for number in range(len(tiered.key))]
+    shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in zip(mine, names, strict=True))
+    return (
+        f"{plan.noting.replace('{columns}', ', '.join([*mine, *keys, 'did']), 1)},"
+        f" howdah_keys AS (INSERT INTO {tiered.written} SELECT {', '.join(keys)} FROM howdah_new WHERE did = 'INSERT')"
+        f" SELECT {shown if plan.returning else 'count(*) AS n'} FROM howdah_new"
+    )
 
 
 async def _relaxed(session: Session, tiered: Tiered) -> None:

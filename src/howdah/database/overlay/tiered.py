@@ -27,6 +27,15 @@ SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.locat
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
 """
 
+VIEWS = """
+WITH RECURSIVE above(oid) AS (SELECT rel::oid FROM howdah.tiers
+  UNION SELECT r.ev_class FROM above JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = above.oid
+    AND d.classid = 'pg_rewrite'::regclass JOIN pg_rewrite r ON r.oid = d.objid)
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, howdah.view_text(c.oid) AS sql, pg_table_is_visible(c.oid) AS visible
+FROM above JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'v'
+"""
+"""The views over tiered tables, and those over these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -38,6 +47,30 @@ class Snapshot:
     """The largest rank of a key that was ever in it."""
     archive: str | None = None
     """Where its files are that are cold."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view that reads a tiered table, and the query that it stands for."""
+
+    oid: int
+    sql: str
+
+
+@dataclass(slots=True)
+class Known:
+    """The tiered tables of a database and the views over them, by schema ("" for the search path) and name."""
+
+    tables: dict[tuple[str, str], Tiered] = field(default_factory=dict)
+    views: dict[tuple[str, str], View] = field(default_factory=dict)
+
+    def table(self, schema: str, name: str) -> Tiered | None:
+        """A tiered table."""
+        return self.tables.get((schema, name))
+
+    def find(self, schema: str, name: str) -> Tiered | View | None:
+        """A tiered table or a view over one."""
+        return self.tables.get((schema, name)) or self.views.get((schema, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,9 @@ def comparison(expr: Any) -> tuple[str, Condition] | None:
     if kind == "op" and name in _OPS:
         if left.WhichOneof("node") != "column_ref":
             left, right, name = right, left, _OPS[name]
-        column, value = _column_of(left), _constant(right)
+        column, value = column_of(left), _constant(right)
         return None if column is None or value is None else (column[0], Condition(column[1], name, (value,)))
-    column = _column_of(left)
+    column = column_of(left)
     if column is None:
         return None
     if kind == "any" and name == "=":
@@ -69,13 +69,35 @@ def comparison(expr: Any) -> tuple[str, Condition] | None:
     return None
 
 
-def _column_of(node: Any) -> tuple[str, str] | None:
-    if node.WhichOneof("node") != "column_ref":
-        return None
-    names = [f.string.sval for f in node.column_ref.fields if f.WhichOneof("node") == "string"]
-    if len(names) != len(node.column_ref.fields) or not 1 <= len(names) <= 2:
+def conjuncts(condition: Any) -> Iterator[Any]:
+    """The parts of a condition that hold wherever it does."""
+    waiting = [condition]
+    while waiting:
+        node = waiting.pop()
+        if node.WhichOneof("node") == "bool_expr" and node.bool_expr.boolop == 1:  # AND
+            waiting.extend(node.bool_expr.args)
+        else:
+            yield node
+
+
+def column_of(node: Any) -> tuple[str, str] | None:
+    """Table ("" if none was written) and name of a column."""
+    return column_of_ref(node.column_ref) if node.WhichOneof("node") == "column_ref" else None
+
+
+def column_of_ref(reference: Any) -> tuple[str, str] | None:
+    """The same of a reference; ``None`` for a row, or a name of three parts."""
+    names = [f.string.sval for f in reference.fields if f.WhichOneof("node") == "string"]
+    if len(names) != len(reference.fields) or not 1 <= len(names) <= 2:
         return None
     return ("", names[0]) if len(names) == 1 else (names[0], names[1])
+
+
+def expression_text(node: Any) -> str:
+    """An expression as text."""
+    tree = postgast.parse("SELECT 1")
+    tree.stmts[0].stmt.select_stmt.target_list[0].res_target.val.CopyFrom(node)
+    return str(postgast.deparse(tree)).removeprefix("SELECT ")
 
 
 def _constant(node: Any) -> tuple[str, Any] | None:

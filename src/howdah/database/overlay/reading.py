@@ -1,0 +1,238 @@
+"""Replaces the tiered tables that a statement reads, on its parse tree, by sub-selects, and views over them by what they say.
+
+Only positions that are known to take a sub-select are replaced; whatever names a tiered table elsewhere is refused. What cannot
+be seen here, because a function hides it, Postgres refuses: the gate is below every name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import postgast
+
+from ...errors import Unsupported
+from .columns import quoted
+from .filters import Condition
+from .tiered import Known, Tiered, View
+from .tree import column_of, comparison, conjuncts, fields, range_vars, walk
+
+_FROM = {
+    ("SelectStmt", "from_clause"),
+    ("JoinExpr", "larg"),
+    ("JoinExpr", "rarg"),
+    ("UpdateStmt", "from_clause"),
+    ("DeleteStmt", "using_clause"),
+    ("MergeStmt", "source_relation"),
+}
+WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
+_STATEMENTS = ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
+_SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+
+
+def unsupported(what: str) -> Unsupported:
+    """The error for a statement that cannot be answered rightly."""
+    return Unsupported(f"{what} is not supported")
+
+
+def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
+    """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
+    heap = f"SELECT * FROM ONLY {tiered.table}"
+    past = f"SELECT {tiered.names('b')} FROM {tiered.loaded} b"
+    # A condition must not be asked of dead rows: they may not even fit it.
+    live = f"{past} WHERE {tiered.live('b')} OFFSET 0"
+    parts = {"hot": heap, "warm": live, "cold": live, "past": past}.get(mode, f"{heap} UNION ALL ({live})")
+    return _item(parts, alias, name)
+
+
+def _item(sql: str, alias: Any, name: str) -> Any:
+    """A query as a FROM item."""
+    node = postgast.parse(f"SELECT 1 FROM ({sql}) AS {quoted(name)}").stmts[0].stmt.select_stmt.from_clause[0]
+    if alias is not None:
+        node.range_subselect.alias.CopyFrom(alias)
+    return node
+
+
+@dataclass(slots=True)
+class Scope:
+    """What the WHERE above a FROM item says, by the table's name as written, and whether the item stands alone there."""
+
+    said: list[tuple[str, Condition]] = field(default_factory=list)
+    alone: bool = False
+
+
+class Reader:
+    """One statement's reading of tiered tables."""
+
+    def __init__(self, known: Known, mode: str) -> None:
+        self._known = known
+        self._mode = mode
+        self._uses: dict[Tiered, list[list[Condition]]] = {}
+        self._views: dict[str, View] = {}
+        self._names: dict[Tiered, set[str]] = {}
+        self._mentioned: Counter[int] = Counter()
+
+    def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
+        """The conditions on the table that is called so."""
+        names = (name, "") if scope.alone else (name,)
+        has = {c.name: c for c in tiered.columns}
+        found = []
+        for called, one in scope.said:
+            if called in names and one.column in has:
+                numbers = [v for k, v in one.values if k == "p"]
+                # Text means another text where the parameter has another type, which another mention may give it.
+                if has[one.column].type not in ("text", "varchar") or all(self._mentioned[n] == 1 for n in numbers):
+                    found.append(one)
+        return found
+
+    def _named(self, tree: Any) -> None:
+        """Note how each tiered table is called in a tree."""
+        for relation in range_vars(tree):
+            tiered = self._known.table(relation.schemaname, relation.relname)
+            if tiered is not None:
+                self._names.setdefault(tiered, set()).add(_spelled(relation))
+
+    def _statement(self, statement: Any, hidden: frozenset[str]) -> None:
+        """Replace the tiered tables of a statement; ``hidden`` are names that mean a common table expression."""
+        hidden = self._with(statement, hidden)
+        scope = conditions(statement)
+        kind = type(statement).__name__
+        if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
+            raise unsupported("SELECT … FOR UPDATE over a tiered table")
+        for name, child in fields(statement):
+            if name != "with_clause":
+                self._visit(child, hidden, (kind, name), scope)
+
+    def _with(self, statement: Any, hidden: frozenset[str]) -> frozenset[str]:
+        """Visit a statement's common table expressions; the names that are hidden in what follows."""
+        if "with_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("with_clause"):
+            return hidden
+        names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
+        for number, cte in enumerate(statement.with_clause.ctes):
+            seen = names if statement.with_clause.recursive else names[:number]
+            self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), Scope())
+        return hidden | set(names)
+
+    def _visit(self, message: Any, hidden: frozenset[str], place: tuple[str, str], scope: Scope) -> None:
+        kind = type(message).__name__
+        if kind == "Node":
+            inner = message.WhichOneof("node")
+            if inner is None:
+                return
+            if inner == "range_var":
+                self._range(message, hidden, place, scope)
+                return
+            if inner in WRITES and place[0] == "CommonTableExpr":
+                write = getattr(message, inner)
+                # A common table expression never names what is written to.
+                if self._known.table(write.relation.schemaname, write.relation.relname) is not None:
+                    raise unsupported("a common table expression that writes to a tiered table")
+            self._visit(getattr(message, inner), hidden, place, scope)
+            return
+        if kind in _STATEMENTS:
+            self._statement(message, hidden)
+            return
+        if kind == "RangeVar":
+            if self._meant(message, hidden) is not None:
+                raise unsupported(f"{place[0]} that names the tiered table {message.relname}")
+            return
+        if kind == "ColumnRef":
+            self._column(message)
+        # Under an alias the names below mean nothing above. In outer joins what is left out below leaves nulls, which a WHERE
+        # that compares this column leaves out, too.
+        if kind == "JoinExpr" and message.HasField("alias"):
+            scope = Scope()
+        for name, child in fields(message):
+            self._visit(child, hidden, (kind, name), scope)
+
+    def _meant(self, relation: Any, hidden: frozenset[str]) -> Tiered | View | None:
+        """The tiered table that a name means, or the view over one."""
+        if not relation.schemaname and relation.relname in hidden:
+            return None
+        return self._known.find(relation.schemaname, relation.relname)
+
+    def _mentions(self, statement: Any, hidden: frozenset[str]) -> bool:
+        return any(self._meant(r, hidden) is not None for item in statement.from_clause for r in range_vars(item))
+
+    def _range(self, node: Any, hidden: frozenset[str], place: tuple[str, str], scope: Scope) -> None:
+        relation = node.range_var
+        found = self._meant(relation, hidden)
+        if found is None:
+            return
+        if place not in _FROM:
+            raise unsupported(f"{place[0]} that names the tiered table {relation.relname}")
+        alias = relation.alias if relation.HasField("alias") else None
+        name = alias.aliasname if alias is not None else relation.relname
+        renamed = alias is not None and len(alias.colnames) > 0
+        if isinstance(found, View):
+            self._views[_spelled(relation)] = found
+            said = [] if renamed else [one for called, one in scope.said if called in (name, *[""] * scope.alone)]
+            item = _item(found.sql, alias, name)
+            self._named(item)
+            self._viewed(item.range_subselect.subquery.select_stmt, said)
+            node.CopyFrom(item)
+            return
+        if not relation.inh:
+            raise unsupported("FROM ONLY a tiered table, which would leave out what is on object storage,")
+        self._uses.setdefault(found, []).append([] if renamed else self._about(found, name, scope))
+        node.CopyFrom(_subselect(found, alias, name, self._mode))
+
+    def _viewed(self, select: Any, said: list[Condition]) -> None:
+        """Replace the tiered tables of a view's query, of which something is said above."""
+        below = _below(select, said)
+        if not below:
+            self._statement(select, frozenset())
+            return
+        scope = conditions(select)
+        scope.said += below
+        for name, child in fields(select):
+            self._visit(child, frozenset(), ("SelectStmt", name), scope)
+
+    def _column(self, column: Any) -> None:
+        """``public.t.c`` means ``t.c`` now; what a base row does not have is refused."""
+        names = [f.string.sval for f in column.fields if f.WhichOneof("node") == "string"]
+        if names and names[-1] in _SYSTEM:
+            raise unsupported(f"the system column {names[-1]}, which rows on object storage do not have,")
+        if len(column.fields) == 3 and len(names) >= 2 and self._known.find(names[0], names[1]) is not None:
+            del column.fields[0]
+
+
+def _spelled(relation: Any) -> str:
+    return ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
+
+
+_ROWWISE = {"target_list", "from_clause", "where_clause"}
+"""The parts of a query that gives its tables' rows one by one."""
+
+
+def _below(select: Any, said: list[Condition]) -> list[tuple[str, Condition]]:
+    """What is said of a query's columns, said of those of its tables: only where each row comes from one of theirs."""
+    if select.op != 1 or any(name not in _ROWWISE for name, _ in fields(select)):
+        return []
+    if any(type(m).__name__ in ("FuncCall", "SubLink") for t in select.target_list for m in walk(t)):
+        return []  # such as an aggregate
+    columns: dict[str, tuple[str, str]] = {}
+    for item in select.target_list:
+        if (found := column_of(item.res_target.val)) is not None:
+            columns[item.res_target.name or found[1]] = found
+    return [
+        (columns[one.column][0], one._replace(column=columns[one.column][1])) for one in said if one.column in columns
+    ]
+
+
+def conditions(statement: Any) -> Scope:
+    """What the WHERE of a statement says of single columns for every row that counts."""
+    if type(statement).__name__ == "SelectStmt":
+        items = statement.from_clause
+        alone = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
+    else:
+        alone = not (getattr(statement, "from_clause", None) or getattr(statement, "using_clause", None))
+    there = "where_clause" in statement.DESCRIPTOR.fields_by_name and statement.HasField("where_clause")
+    return Scope(said(statement.where_clause) if there else [], alone)
+
+
+def said(condition: Any) -> list[tuple[str, Condition]]:
+    """What a condition says of single columns wherever it holds."""
+    parts = (n.a_expr for n in conjuncts(condition) if n.WhichOneof("node") == "a_expr")
+    return [one for one in map(comparison, parts) if one is not None]
