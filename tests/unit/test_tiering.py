@@ -159,8 +159,8 @@ def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> 
     with pytest.raises(Unsupported, match="view, function or script"):
         db.query("SELECT total()")
     for sql in ("SELECT * FROM ONLY t", "SELECT xmin FROM t", "SELECT * FROM t, t u FOR UPDATE", "TRUNCATE t, p", "ALTER TABLE t ADD z int",
-                "SELECT * FROM t TABLESAMPLE system (10)", "CREATE VIEW v AS SELECT * FROM t",
-                "UPDATE t SET id = 5 FROM p WHERE p.id = t.id", "MERGE INTO t USING p ON p.id = t.id WHEN MATCHED THEN DELETE", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
+                "SELECT * FROM t TABLESAMPLE system (10)", "CREATE MATERIALIZED VIEW v AS SELECT * FROM t",
+                "UPDATE t SET id = 5 FROM p WHERE p.id = t.id", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
         with pytest.raises(Unsupported):
             db.query(sql)
     db.query("CREATE INDEX ON t (n)")
@@ -511,3 +511,23 @@ def test_merge(db: Database, tmp_path: Path) -> None:
         with pytest.raises(Unsupported):
             db.query(sql)
     same(db)
+
+
+def test_a_tiered_table_can_be_dropped(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path, 20)
+    db.flush()
+    db.execute("CREATE VIEW v AS SELECT id FROM t")
+    with pytest.raises(howdah.QueryError) as caught:
+        db.query("DROP TABLE t")
+    assert caught.value.sqlstate == "2BP01"
+    assert "howdah" not in str(caught.value)
+    assert db.query("SELECT count(*) FROM v")[0][0] == 20
+    with db.transaction() as tx:
+        tx.query("DROP TABLE IF EXISTS nothing, public.t, p CASCADE")
+        tx.rollback()
+    assert db.query("SELECT count(*) FROM v")[0][0] == 20
+    db.execute("DROP TABLE t CASCADE; CREATE TABLE t (id int); INSERT INTO t VALUES (1)")
+    assert db.query("SELECT count(*) FROM t")[0][0] == 1
+    assert db.tiers() == []
+    left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'howdah'::regnamespace AND relname ~ '[0-9]'"
+    assert db.query(left)[0][0] == 0

@@ -166,21 +166,22 @@ class AsyncStatements:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         text, limit = check_sql(script), self._limit(timeout)
         await self._refreshed()
-        if self._tiers.active:
-            parts = split(text)
-            plans = [self._tiers.plan(p) for p in parts]
-            if any(plans):
-                return await self._script(text, parts, plans, limit)
+        parts = split(text) if self._tiers.active else []
+        if any(map(self._tiers.plan, parts)):
+            return await self._script(text, parts, limit)
         async with self._using(text) as session:
             return await session.execute(text, limit)
 
-    async def _script(self, text: str, parts: list[str], plans: list[Plan | None], limit: float | None) -> Executed:
+    async def _script(self, text: str, parts: list[str], limit: float | None) -> Executed:
         """Statements of which some touch tiered tables, one by one in a transaction."""
         if any(map(controls, parts)):
             raise Unsupported("a script with BEGIN or COMMIT over tiered tables is not supported: use transaction()")
         async with self._using(text, block=True) as session:
-            for part, plan in zip(parts, plans, strict=True):
+            for part in parts:
+                plan = self._tiers.plan(part)
                 await (session.query(part, (), limit) if plan is None else run(session, plan, Call((), limit)))
+                if plan is not None and plan.kind == "drop":  # what follows may mean another table
+                    await self._tiers.load(session)
         return Executed(len(parts))
 
     async def stream(

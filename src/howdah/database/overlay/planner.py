@@ -28,7 +28,7 @@ from .tree import (
     walk,
 )
 
-Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate"]
+Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop"]
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
 """Statements about the heap alone."""
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
@@ -42,7 +42,7 @@ _PLAIN = frozenset((
 _UPDATE, _NOTHING, _BY_SOURCE = 3, 8, 2
 """What a MERGE does, and when."""
 _TABLE = 42
-"""What CREATE TABLE … AS makes, and no materialized view: that would not follow what is flushed."""
+"""What CREATE TABLE … AS makes (a materialized view would not follow what is flushed) and DROP TABLE drops."""
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
 
@@ -92,11 +92,19 @@ class Plan:
 def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
+    if found is not None and len(found.stmts) == 1 and (made := _dropping(sql, found.stmts[0].stmt, known)) is not None:
+        return made
     if found is None or not any(known.find(r.schemaname, r.relname) for r in range_vars(found)):
         return None
     if len(found.stmts) > 1:
         raise unsupported("several statements at once over tiered tables in query()")
     kind = found.stmts[0].stmt.WhichOneof("node")
+    if kind == "create_stmt" and not any(
+        known.find(r.schemaname, r.relname)
+        for n in found.stmts[0].stmt.create_stmt.inh_relations
+        for r in range_vars(n)
+    ):
+        return None
     if kind in _HEAP:
         if kind == "index_stmt" and found.stmts[0].stmt.index_stmt.unique:
             raise unsupported("a unique index on a tiered table, which would not see the base,")
@@ -104,6 +112,18 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     tree = type(found)()
     tree.CopyFrom(found)
     return _Planner(known, mode).plan(tree)
+
+
+def _dropping(sql: str, node: Any, known: Known) -> Plan | None:
+    """The plan of DROP TABLE."""
+    made = Plan("drop", sql)
+    for item in node.drop_stmt.objects if node.WhichOneof("node") == "drop_stmt" else ():
+        names = [part.string.sval for part in item.list.items]
+        tiered = known.table("" if len(names) == 1 else names[0], names[-1]) if 1 <= len(names) <= 2 else None
+        if tiered is not None and node.drop_stmt.remove_type == _TABLE:
+            made.uses[tiered] = []
+            made.names[tiered] = (".".join(map(quoted, names)),)
+    return made if made.uses else None
 
 
 class _Planner(Reader):

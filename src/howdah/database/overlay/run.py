@@ -17,6 +17,7 @@ from ..session import Session
 from . import base, filters
 from .binding import bind
 from .columns import quoted, selection
+from .objects import drop
 from .planner import Plan
 from .tiered import SHAPE, Snapshot, Tiered
 
@@ -157,8 +158,9 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
         names = plan.names.get(tiered, ())
-        if plan.kind == "truncate":
-            await _emptied(session, tiered, names)
+        if plan.kind in ("truncate", "drop"):
+            await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
+            await (_emptied if plan.kind == "truncate" else _dropped)(session, tiered, names)
             continue
         if plan.kind == "read" and repeatable:
             snapshot = await current(session, tiered, names)
@@ -254,8 +256,7 @@ async def _past(session: Session, tiered: Tiered, as_of: datetime | int | None) 
 
 
 async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
-    """Forget the base's rows, while nobody reads or flushes; older versions can still be read."""
-    await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
+    """Forget the base's rows; older versions can still be read."""
     snapshot = await current(session, tiered, names, " FOR UPDATE")
     if snapshot.metadata is None:
         return
@@ -264,6 +265,13 @@ async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
     if made is not None:
         await named(session, tiered, made, snapshot.metadata)
+
+
+async def _dropped(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
+    """Forget that a table is tiered. The files of its base stay."""
+    await current(session, tiered, names)
+    for statement in drop(tiered):
+        await session.command(statement)
 
 
 async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:
