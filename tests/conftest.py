@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,13 @@ def s3(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def database_url(servers: Servers) -> Iterator[str]:
+    """URL of a fresh database on the Postgres server."""
+    with fresh_database(servers) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(servers: Servers) -> Iterator[str]:
     """URL of a fresh database on the Postgres server."""
     base, name = servers.server(), f"d{os.getpid()}_{next(_numbers)}"
     with howdah.Database.open(base) as admin:

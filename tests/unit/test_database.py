@@ -630,3 +630,10 @@ def test_what_a_database_does_not_take(database_url: str) -> None:
         Database.open(f"{database_url}?pooler=1")
     with Database.open(database_url) as db, pytest.raises(howdah.InvalidInput, match="retries"):
         db.transact(lambda tx: None, retries=-1)
+
+
+def test_values_that_python_has_not_are_told(db: Database) -> None:
+    for value in ("interval '-infinity'", "date '294276-01-01'", "time '24:00'", "date '2020-01-01 BC'"):
+        with pytest.raises(TypeMismatch, match="cast it to text"):
+            db.query(f"SELECT {value}")
+        assert db.query(f"SELECT ({value})::text")[0][0]

@@ -503,6 +503,14 @@ def test_merge(db: Database, tmp_path: Path) -> None:
         assert tx_rows[0][0] == 2
         inner.rollback()
     same(db)
+    # A source that is tiered, too, and was made later.
+    for name in "tp":
+        db.execute(f"CREATE TABLE s_{name} (id bigint PRIMARY KEY, ts timestamptz, n int)")
+        db.query(f"INSERT INTO s_{name} SELECT x, '2024-01-01Z', x FROM generate_series(60, 70) x")
+    db.tier("s_t", location=tmp_path / "sources", hot_for=0, time_column="ts")
+    db.flush()
+    both("MERGE INTO {t} x USING s_{t} s ON x.id = s.id WHEN MATCHED THEN UPDATE SET n = s.n + 1000")
+    both("MERGE INTO {t} x USING s_{t} s JOIN news ON s.id > k ON x.id = s.id + k WHEN MATCHED THEN DELETE")
     for sql in (
         "MERGE INTO t USING news ON t.id = k WHEN MATCHED THEN UPDATE SET id = k + 1",
         "MERGE INTO t USING (SELECT (random() * 10)::int AS k) s ON t.id = k WHEN MATCHED THEN DELETE",
@@ -513,7 +521,7 @@ def test_merge(db: Database, tmp_path: Path) -> None:
     same(db)
 
 
-def test_a_tiered_table_can_be_dropped(db: Database, tmp_path: Path) -> None:
+def test_a_tiered_table_can_be_dropped(db: Database, database_url: str, tmp_path: Path) -> None:
     make(db, tmp_path, 20)
     db.flush()
     db.execute("CREATE VIEW v AS SELECT id FROM t")
@@ -526,6 +534,19 @@ def test_a_tiered_table_can_be_dropped(db: Database, tmp_path: Path) -> None:
         tx.query("DROP TABLE IF EXISTS nothing, public.t, p CASCADE")
         tx.rollback()
     assert db.query("SELECT count(*) FROM v")[0][0] == 20
+    with Database.open(database_url) as other:
+        other.query("DROP VIEW v")
+        other.query("DROP TABLE t")
+        other.query("CREATE TABLE t (id int)")
+        db.query("ALTER TABLE t ADD COLUMN x int")
+        db.query("ALTER TABLE t ADD COLUMN ts date, ADD PRIMARY KEY (id)")
+        db.tier("t", location=tmp_path / "again", time_column="ts")
+    with db.transaction() as tx:
+        tx.query("DROP TABLE t")
+        tx.query("CREATE TABLE t (id int PRIMARY KEY, ts date)")
+        tx.query("ALTER TABLE t ADD COLUMN y int")
+        assert tx.query("SELECT * FROM t").columns == ("id", "ts", "y")
+    db.tier("t", location=tmp_path / "third", time_column="ts")
     db.execute("DROP TABLE t CASCADE; CREATE TABLE t (id int); INSERT INTO t VALUES (1)")
     assert db.query("SELECT count(*) FROM t")[0][0] == 1
     assert db.tiers() == []

@@ -714,7 +714,7 @@ def test_a_connection_is_kept_unless_a_caller_left_something_on_it(database_url:
                 tx.query(sql)
             assert number() not in seen
             seen.add(number())
-            db.query(sql)
+            assert db.query(sql).columns is not None
             assert number() not in seen
             seen.add(number())
         db.execute("CREATE TEMP TABLE mine (); SELECT 1")

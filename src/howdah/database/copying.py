@@ -198,7 +198,7 @@ async def _unload(
             status = await connection.copy_from_table(name, schema_name=schema, output=sink.take, **options)
         else:
             status = await connection.copy_from_query(sql, *params, output=sink.take, **options)
-    except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+    except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
         raise explain(error, sql, session.place, timeout) from error
     except asyncio.CancelledError:
         session.terminate()  # data may still be on its way
@@ -290,7 +290,7 @@ async def as_arrow(session: Session, sql: str, params: Sequence[Any], timeout: f
         statement = await session.connection.prepare(sql, timeout=timeout)
         attributes = statement.get_attributes()
         rows = await statement.fetch(*params, timeout=timeout)
-    except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+    except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
         raise explain(error, sql, session.place, timeout) from error
     arrays, fields = [], []
     for place, attribute in enumerate(attributes):

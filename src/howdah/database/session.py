@@ -14,7 +14,7 @@ from typing import Any, Final
 import asyncpg
 import postgast
 
-from ..errors import Error
+from ..errors import Error, TypeMismatch
 from .failures import DRIVER_ERRORS, explain
 from .rows import Executed, Row, Rows
 
@@ -103,18 +103,20 @@ class Session:
                     raise
                 statement = await self._prepared(sql, timeout)
                 rows = await statement.fetch(*params, timeout=timeout)
-        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
                 return await self._several(sql, timeout)
             raise self._explained(error, sql, timeout) from error
         spent = time.perf_counter() - began
-        return Rows(rows, lambda: tuple(a.name for a in statement.get_attributes()), statement.get_statusmsg(), spent)
+        # A row knows its columns; the statement, while its connection is there.
+        names = () if rows else tuple(a.name for a in statement.get_attributes())
+        return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, statement.get_statusmsg(), spent)
 
     async def columns(self, sql: str) -> tuple[str, ...]:
         """The names of the columns that a statement gives, without running it."""
         try:
             return tuple(a.name for a in (await self._prepared(sql, None)).get_attributes())
-        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, sql, None) from error
 
     async def _several(self, script: str, timeout: float | None) -> Rows:
@@ -143,7 +145,7 @@ class Session:
         """Run a script; the server takes it as one transaction unless it holds its own."""
         try:
             await self.connection.execute(script, timeout=timeout)
-        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, script, timeout) from error
         return Executed(len(split(script)))
 
@@ -163,7 +165,7 @@ class Session:
             statement = await self._prepared(sql, timeout)
             async for row in statement.cursor(*params, prefetch=chunk, timeout=timeout):
                 yield row
-        except (*DRIVER_ERRORS, TimeoutError, ValueError) as error:
+        except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             if isinstance(error, STALE):
                 self._statements.clear()
             raise self._explained(error, sql, timeout) from error
@@ -171,6 +173,8 @@ class Session:
     def _explained(self, error: BaseException, sql: str, timeout: float | None) -> Exception:
         if isinstance(error, asyncpg.InternalClientError):
             self.terminate()
+        if isinstance(error, (ValueError, OverflowError)) and not isinstance(error, asyncpg.InterfaceError):
+            return TypeMismatch(f"the result has a value that Python has not: {error}; cast it to text", sql=sql)
         return explain(error, sql, self.place, timeout)
 
 

@@ -102,7 +102,7 @@ class AsyncStatements:
                 ):
                     return rows
                 async with self._using(text, block=True, repeatable=plan.kind == "read") as session:
-                    return await run(session, plan, Call(params, limit, as_of))
+                    return await self._ran(session, plan, Call(params, limit, as_of))
             except (Gated, Stale) as error:
                 if again or not await self._look_again(text, error):
                     raise
@@ -111,10 +111,20 @@ class AsyncStatements:
     async def _planned(self, sql: str, mode: str = "") -> Plan | None:
         """The plan of a statement that touches a tiered table."""
         await self._begun()
-        found = self._tiers.plan(sql, mode) if self._tiers.active else None
+        try:
+            found = self._tiers.plan(sql, mode) if self._tiers.active else None
+        except Unsupported:  # it may not be tiered any more
+            await self._refreshed()
+            found = self._tiers.plan(sql, mode)
         if found is None and mode in ("warm", "cold", "past"):
             raise InvalidInput("tier= and as_of= are for statements over tiered tables")
         return found
+
+    async def _ran(self, session: Session, plan: Plan, call: Call) -> Rows:
+        rows = await run(session, plan, call)
+        if plan.kind == "drop":  # what follows may mean another table
+            await self._tiers.load(session)
+        return rows
 
     async def _quickly(self, plan: Plan, sql: str, params: tuple[Any, ...], limit: float | None) -> Rows | None:
         """What the heap alone gives for a key, if that is all there is."""
@@ -179,9 +189,7 @@ class AsyncStatements:
         async with self._using(text, block=True) as session:
             for part in parts:
                 plan = self._tiers.plan(part)
-                await (session.query(part, (), limit) if plan is None else run(session, plan, Call((), limit)))
-                if plan is not None and plan.kind == "drop":  # what follows may mean another table
-                    await self._tiers.load(session)
+                await (session.query(part, (), limit) if plan is None else self._ran(session, plan, Call((), limit)))
         return Executed(len(parts))
 
     async def stream(

@@ -99,11 +99,8 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     if len(found.stmts) > 1:
         raise unsupported("several statements at once over tiered tables in query()")
     kind = found.stmts[0].stmt.WhichOneof("node")
-    if kind == "create_stmt" and not any(
-        known.find(r.schemaname, r.relname)
-        for n in found.stmts[0].stmt.create_stmt.inh_relations
-        for r in range_vars(n)
-    ):
+    if kind == "create_stmt":
+        _check_create(found.stmts[0].stmt.create_stmt, known)
         return None
     if kind in _HEAP:
         if kind == "index_stmt" and found.stmts[0].stmt.index_stmt.unique:
@@ -112,6 +109,16 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     tree = type(found)()
     tree.CopyFrom(found)
     return _Planner(known, mode).plan(tree)
+
+
+def _check_create(made: Any, known: Known) -> None:
+    """Refuse a new table that hangs on a tiered one."""
+    for parent in (r for item in made.inh_relations for r in range_vars(item)):
+        if known.find(parent.schemaname, parent.relname) is not None:
+            raise unsupported(f"a child of the tiered table {parent.relname}")
+    for there in (m.pktable for m in walk(made) if type(m).__name__ == "Constraint"):
+        if known.find(there.schemaname, there.relname) is not None:
+            raise unsupported(f"a foreign key to the tiered table {there.relname}, whose checks see hot rows only,")
 
 
 def _dropping(sql: str, node: Any, known: Known) -> Plan | None:
@@ -148,6 +155,9 @@ class _Planner(Reader):
             quick = self._quick(tree, node.select_stmt)
             self._statement(node.select_stmt, frozenset())
             return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick)
+        if kind == "explain_stmt" and node.explain_stmt.query.WhichOneof("node") == "select_stmt":
+            self._statement(node.explain_stmt.query.select_stmt, frozenset())
+            return Plan(self._purity(node), postgast.deparse(tree), self._uses)
         if kind == "truncate_stmt":
             return self._truncate(node.truncate_stmt)
         if kind == "create_table_as_stmt" and node.create_table_as_stmt.objtype == _TABLE:

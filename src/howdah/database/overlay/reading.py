@@ -48,7 +48,11 @@ def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
 
 def _item(sql: str, alias: Any, name: str) -> Any:
     """A query as a FROM item."""
-    node = postgast.parse(f"SELECT 1 FROM ({sql}) AS {quoted(name)}").stmts[0].stmt.select_stmt.from_clause[0]
+    try:
+        tree = postgast.parse(f"SELECT 1 FROM ({sql}) AS {quoted(name)}")
+    except postgast.PgQueryError as error:
+        raise unsupported(f"the view {name}, whose text cannot be read ({error}),") from error
+    node = tree.stmts[0].stmt.select_stmt.from_clause[0]
     if alias is not None:
         node.range_subselect.alias.CopyFrom(alias)
     return node
@@ -135,7 +139,7 @@ class Reader:
             return
         if kind == "RangeVar":
             if self._meant(message, hidden) is not None:
-                raise unsupported(f"{place[0]} that names the tiered table {message.relname}")
+                raise unsupported(f"{place[0]} that names {message.relname}, a tiered table or a view over one,")
             return
         if kind == "ColumnRef":
             self._column(message)
@@ -161,7 +165,7 @@ class Reader:
         if found is None:
             return
         if place not in _FROM:
-            raise unsupported(f"{place[0]} that names the tiered table {relation.relname}")
+            raise unsupported(f"{place[0]} that names {relation.relname}, a tiered table or a view over one,")
         alias = relation.alias if relation.HasField("alias") else None
         name = alias.aliasname if alias is not None else relation.relname
         renamed = alias is not None and len(alias.colnames) > 0

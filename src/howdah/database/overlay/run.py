@@ -155,6 +155,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
     await _unchanged(session, plan)
     await _steady(session, plan)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
+    promotes = False
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
         names = plan.names.get(tiered, ())
@@ -168,8 +169,10 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             snapshot = await locked(session, tiered, names, repeatable=repeatable)
         mentions = plan.uses.get(tiered)
         count = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
-        if tiered is plan.target and plan.kind in ("update", "delete", "merge") and count:
-            await _promote(session, plan, tiered, call.params)
+        promotes = promotes or (tiered is plan.target and count > 0)
+    if promotes and plan.target is not None and plan.kind in ("update", "delete", "merge"):
+        # The condition may ask every other table.
+        await _promote(session, plan, plan.target, call.params)
 
 
 async def _steady(session: Session, plan: Plan) -> None:
@@ -395,13 +398,14 @@ async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call:
     found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys)) if keys else None
     if found is None or not await bind(session, tiered, found.rows):
         return
+    # Whoever deletes such a row at this moment is waited for, and so is asked who did since this snapshot was taken.
     taken = await session.query(
-        f"SELECT {tiered.keys('b')} FROM {tiered.loaded} b JOIN {tiered.written} w USING ({tiered.keys()})"
-        f" WHERE {tiered.live('b')} LIMIT 1",
+        f"INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM {tiered.loaded} b JOIN {tiered.written} w"
+        f" USING ({tiered.keys()}) WHERE {tiered.live('b')} ON CONFLICT DO NOTHING",
         (),
         None,
     )
-    if taken:
+    if taken.affected:
         await session.query(
             "SELECT howdah.refuse($1, $2, $3, $4, $5)",
             (
