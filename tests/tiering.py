@@ -233,6 +233,7 @@ def episode(db: Database, folder: Path, seed: str, count: int, **policy: Any) ->
     statements, done = Statements(random_, more), 0
     # Rows that went to the archive are read on request.
     asked = {"tier": "all"} if "archive_after" in policy else {}
+    extra: list[str] = []
     while done < count:
         step = random_.random()
         if step < 0.03:
@@ -240,6 +241,10 @@ def episode(db: Database, folder: Path, seed: str, count: int, **policy: Any) ->
         elif step < 0.045:
             done += 1
             same(db, **asked)
+        elif step < 0.055:
+            done += 1
+            sql = _altered(random_, extra, done)
+            assert outcome(db, sql.replace("{t}", "t"), [], {}) == outcome(db, sql.replace("{t}", "p"), [], {}), sql
         elif step < 0.2:
             done += _together(db, statements, random_, asked)
         else:
@@ -253,6 +258,22 @@ def episode(db: Database, folder: Path, seed: str, count: int, **policy: Any) ->
     )
     db.untier("t")
     same(db)
+
+
+def _altered(random_: random.Random, extra: list[str], number: int) -> str:
+    """A change of the columns that no statement names, or of what is in one."""
+    pick = random_.randrange(4)
+    if pick == 0 or not extra:
+        extra.append(f"z{number}")
+        return f"ALTER TABLE {{t}} ADD COLUMN {extra[-1]} {random_.choice(['int', 'text', 'numeric(9, 2)', 'date'])}"
+    name = random_.choice(extra)
+    if pick == 1:
+        return f"UPDATE {{t}} SET {name} = NULL, f = f + 1 WHERE id % 5 = 1 RETURNING id"
+    extra.remove(name)
+    if pick == 2:
+        extra.append(f"y{number}")
+        return f"ALTER TABLE {{t}} RENAME COLUMN {name} TO {extra[-1]}"
+    return f"ALTER TABLE {{t}} DROP COLUMN {name}"
 
 
 def _together(db: Database, statements: Statements, random_: random.Random, asked: dict[str, Any]) -> int:

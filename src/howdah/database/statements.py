@@ -122,7 +122,7 @@ class AsyncStatements:
 
     async def _ran(self, session: Session, plan: Plan, call: Call) -> Rows:
         rows = await run(session, plan, call)
-        if plan.kind == "drop":  # what follows may mean another table
+        if plan.kind in ("drop", "alter"):  # what follows may mean another table
             await self._tiers.load(session)
         return rows
 

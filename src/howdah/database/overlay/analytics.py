@@ -22,7 +22,7 @@ from ..session import Session
 from . import base, place
 from .binding import fetch
 from .columns import TierColumn, quoted
-from .manage import Tiers, described
+from .manage import Tiers, ordinary
 from .run import current
 from .tiered import Tiered
 
@@ -139,8 +139,12 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
                 where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
-            # DuckDB reads files of directories by itself, those of buckets through pyarrow.
-            if any(place.remote(file.file_path) for file in found):
+            # DuckDB reads files of directories by itself, those of buckets through pyarrow; files of several shapes are loaded.
+            if base.evolved(snapshot.metadata):
+                rows = await asyncio.to_thread(base.table, snapshot.metadata, found)
+                connection.register(f"base_{number}", rows)
+                source = f"base_{number}"
+            elif any(place.remote(file.file_path) for file in found):
                 connection.register(f"base_{number}", base.dataset(snapshot.metadata, found))
                 source = f"base_{number}"
             else:
@@ -164,11 +168,11 @@ def _texts(values: Sequence[str]) -> str:
 async def _plain(session: Session, schema: str, name: str) -> Tiered:
     """A table that is not tiered, by its name as written or, if there is none, folded as Postgres does."""
     try:
-        return await described(session, schema, name)
+        return await ordinary(session, schema, name)
     except UndefinedTable:
         if (schema.lower(), name.lower()) == (schema, name):
             raise
-        return await described(session, schema.lower(), name.lower())
+        return await ordinary(session, schema.lower(), name.lower())
 
 
 @contextmanager

@@ -94,6 +94,13 @@ def partition_fields(given: object) -> list[tuple[str, str, int]]:
     return found
 
 
+def partition_text(column: str, transform: str, argument: int) -> str:
+    """One field of what a base is partitioned by, as text."""
+    if transform == "identity":
+        return column
+    return f"bucket({argument}, {column})" if transform == "bucket" else f"{transform}({column})"
+
+
 def written_otherwise(column: str) -> bool:
     """Whether a column has another name in the files than in the table."""
     from pyiceberg.schema import make_compatible_name
@@ -177,9 +184,9 @@ def empty(location: str, metadata: str) -> Commit | None:
 
 def _without(metadata: str, dead: Any) -> Iterator[tuple[list[Any], Any]]:
     """The files that hold a row which the expression selects, one by one, and what is left of each."""
-    gone = filtering(metadata, dead)
+    stays = library().expressions.Not(dead)
     for file in chosen(metadata, dead, None, None, frozenset(("warm",)))[0]:
-        rest = dataset(metadata, [file]).to_table(filter=~gone)
+        rest = table(metadata, [file], stays)
         if rest.num_rows < file.record_count:
             yield [file], rest
 
@@ -256,8 +263,7 @@ def read(
         if not names:
             return Found(skipped=skipped)
         batches, total = [], 0
-        scanner = dataset(metadata, names).scanner(filter=filtering(metadata, condition), use_threads=len(names) > 1)
-        for batch in scanner.to_batches():
+        for batch in _batches(metadata, names, condition):
             total += batch.num_rows
             if most is not None and total > most:
                 raise LimitExceeded(f"more than {most:,} rows")
@@ -269,8 +275,35 @@ def read(
     return Found(rows, len(names), sum(file.file_size_in_bytes for file in names), skipped)
 
 
+def evolved(metadata: str) -> bool:
+    """Whether files of a version may have other columns than it has."""
+    return len(opened(metadata).metadata.schemas) > 1
+
+
+def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
+    """The rows of some files of a version as an Arrow table."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches(_batches(metadata, names, condition), _arrow(metadata))
+
+
+def _batches(metadata: str, names: Sequence[Any], condition: Any) -> Iterator[Any]:
+    """The rows of some files that fit a condition."""
+    if not evolved(metadata):
+        scanner = dataset(metadata, names).scanner(filter=_filtering(metadata, condition), use_threads=len(names) > 1)
+        yield from scanner.to_batches()
+        return
+    import pyarrow as pa
+
+    ice, found = library(), opened(metadata)
+    rows = ice.expressions.AlwaysTrue() if condition is None else condition
+    scan = ice.io.pyarrow.ArrowScan(found.metadata, found.io, found.schema(), rows)
+    for batch in scan.to_record_batches([ice.table.FileScanTask(file) for file in names]):
+        yield from pa.Table.from_batches([batch]).cast(_arrow(metadata)).to_batches()
+
+
 def dataset(metadata: str, names: Sequence[Any]) -> Any:
-    """Some files of a version as a data set of pyarrow. A base's columns do not change, so they are the same in all."""
+    """Some files of a version whose columns are its own, as a data set of pyarrow."""
     import pyarrow.dataset as ds
 
     parts = []
@@ -287,7 +320,7 @@ def _arrow(metadata: str) -> Any:
     return library().io.pyarrow.schema_to_pyarrow(opened(metadata).schema(), include_field_ids=False)
 
 
-def filtering(metadata: str, condition: Any) -> Any:
+def _filtering(metadata: str, condition: Any) -> Any:
     """A condition as pyarrow has it."""
     if condition is None:
         return None

@@ -33,8 +33,9 @@ MOST_DIGITS: Final = 38
 
 @dataclass(frozen=True, slots=True)
 class TierColumn:
-    """One column: its name, Postgres' type by name and as it is spelled, and what matters to a base."""
+    """One column: its number, which it keeps, its name, Postgres' type by name and as it is spelled, and what matters to a base."""
 
+    number: int
     name: str
     type: str
     spelled: str

@@ -14,11 +14,11 @@ from ..copying import table_name
 from ..session import Session
 from . import base, objects, place
 from .binding import bind
-from .columns import TierColumn, quoted
+from .columns import quoted
 from .flush import cooled_at, eligible
 from .planner import Plan, plan
 from .run import LOCK, current, promoted
-from .tiered import COLUMNS, KEY, SHAPE, TIERS, VIEWS, Known, Tiered, View
+from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
 
 KEPT = 2000
 NAMED = (
@@ -89,7 +89,7 @@ class Tiers:
         found = Known()
         if (await session.query("SELECT to_regclass('howdah.tiers') IS NOT NULL AS there", (), None))[0]["there"]:
             for row in await session.query(TIERS, (), None):
-                tiered = await _tiered(
+                tiered = await described(
                     session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
                 )
                 found.tables[row["schema"], row["name"]] = tiered
@@ -122,21 +122,13 @@ class Tiers:
         return list({t.oid: t for t in self._known.tables.values()}.values())
 
 
-async def _tiered(
-    session: Session, oid: int, schema: str, name: str, location: str, policy: dict[str, Any], shape: str
-) -> Tiered:
-    columns = tuple(TierColumn(**dict(r)) for r in await session.query(COLUMNS, (oid,), None))
-    key = (await session.query(KEY, (oid,), None))[0]
-    return Tiered(oid, schema, name, columns, tuple(key["key"] or ()), key["constraint"] or "", location, shape, policy)
-
-
-async def described(session: Session, schema: str, name: str) -> Tiered:
+async def ordinary(session: Session, schema: str, name: str) -> Tiered:
     """An ordinary table as if it were tiered: its columns and key."""
     spelled = quoted(name) if not schema else f"{quoted(schema)}.{quoted(name)}"
     rows = await session.query(NAMED, (spelled,), None)
     if not rows:
         raise UndefinedTable(f'relation "{spelled}" does not exist', sqlstate="42P01")
-    return await _tiered(session, rows[0]["oid"], rows[0]["schema"], rows[0]["name"], "", {}, "")
+    return await described(session, rows[0]["oid"], rows[0]["schema"], rows[0]["name"])
 
 
 def policy_of(
@@ -189,7 +181,7 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         await session.command(objects.SYSTEM)
         known = await session.query("SELECT location, policy FROM howdah.tiers WHERE rel = $1::oid", (oid,), None)
         shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
-        tiered = await _tiered(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
+        tiered = await described(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
         if known:
             _changed(table, where, policy, known[0]["location"], known[0]["policy"])
             objects.check_shape(tiered, policy)

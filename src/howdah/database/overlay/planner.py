@@ -28,7 +28,7 @@ from .tree import (
     walk,
 )
 
-Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop"]
+Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter"]
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
 """Statements about the heap alone."""
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
@@ -43,6 +43,13 @@ _UPDATE, _NOTHING, _BY_SOURCE = 3, 8, 2
 """What a MERGE does, and when."""
 _TABLE = 42
 """What CREATE TABLE … AS makes (a materialized view would not follow what is flushed) and DROP TABLE drops."""
+_CHECK = 6
+_ALTERS = frozenset(f"AT_{name}" for name in (
+    *("AddColumn", "DropColumn", "AlterColumnType", "AddConstraint", "DropConstraint", "ColumnDefault", "DropNotNull", "SetStatistics"),
+    *("SetStorage", "SetCompression", "SetOptions", "ResetOptions", "SetRelOptions", "ResetRelOptions", "ChangeOwner", "ClusterOn"),
+    *("DropCluster", "ReplicaIdentity"),
+))  # fmt: skip
+"""Parts of ALTER TABLE that the base follows, or need not."""
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
 
@@ -99,6 +106,8 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     if len(found.stmts) > 1:
         raise unsupported("several statements at once over tiered tables in query()")
     kind = found.stmts[0].stmt.WhichOneof("node")
+    if kind in ("alter_table_stmt", "rename_stmt", "alter_object_schema_stmt"):
+        return _altering(sql, found.stmts[0].stmt, known)
     if kind == "create_stmt":
         _check_create(found.stmts[0].stmt.create_stmt, known)
         return None
@@ -109,6 +118,46 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     tree = type(found)()
     tree.CopyFrom(found)
     return _Planner(known, mode).plan(tree)
+
+
+def _altering(sql: str, node: Any, known: Known) -> Plan | None:
+    """The plan of ALTER TABLE."""
+    kind = str(node.WhichOneof("node"))
+    relation = getattr(node, kind).relation
+    tiered = known.table(relation.schemaname, relation.relname)
+    if tiered is None:
+        if kind == "alter_table_stmt" and any(known.table(r.schemaname, r.relname) for r in range_vars(node)):
+            raise unsupported("a foreign key to a tiered table, whose checks see hot rows only,")
+        return None
+    for item in node.alter_table_stmt.cmds if kind == "alter_table_stmt" else ():
+        command = item.alter_table_cmd
+        names = command.DESCRIPTOR.fields_by_name["subtype"].enum_type.values_by_number
+        what = names[command.subtype].name
+        made = getattr(command, "def")
+        if what == "AT_AddColumn":
+            column = made.column_def
+            serial = column.type_name.names[-1].string.sval in (
+                "serial",
+                "bigserial",
+                "smallserial",
+                "serial2",
+                "serial4",
+                "serial8",
+            )
+            if column.constraints or serial:
+                raise unsupported(
+                    f"a new column {column.colname} with a default or constraint on a tiered table, which rows on object storage would"
+                    " not have (add it without, UPDATE, then set the default)"
+                )
+        elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
+            raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
+        elif what == "AT_AddConstraint" and (made.constraint.contype != _CHECK or not made.constraint.skip_validation):
+            raise unsupported("a new constraint on a tiered table, but for a CHECK that is NOT VALID,")
+        elif what not in _ALTERS:
+            raise unsupported(f"{what.removeprefix('AT_')} in ALTER TABLE of a tiered table")
+    made_plan = Plan("alter", sql, {tiered: []})
+    made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
+    return made_plan
 
 
 def _check_create(made: Any, known: Known) -> None:

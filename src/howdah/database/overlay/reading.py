@@ -38,7 +38,7 @@ def unsupported(what: str) -> Unsupported:
 
 def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
     """The FROM item that stands for a tiered table: hot rows, and bound base rows that are not dead."""
-    heap = f"SELECT * FROM ONLY {tiered.table}"
+    heap = f"SELECT {tiered.names()} FROM ONLY {tiered.table}"
     past = f"SELECT {tiered.names('b')} FROM {tiered.loaded} b"
     # A condition must not be asked of dead rows: they may not even fit it.
     live = f"{past} WHERE {tiered.live('b')} OFFSET 0"

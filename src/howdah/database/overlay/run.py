@@ -15,11 +15,12 @@ from ...errors import Error, InvalidInput, LimitExceeded, QueryTimeout, Snapshot
 from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters
+from .altering import evolution, renamed
 from .binding import bind
 from .columns import quoted, selection
-from .objects import drop
+from .objects import check_shape, drop
 from .planner import Plan
-from .tiered import SHAPE, Snapshot, Tiered
+from .tiered import SHAPE, Snapshot, Tiered, described
 
 MOST = 2_000_000
 """Base rows that one statement may bind."""
@@ -84,6 +85,8 @@ async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), l
     if not rows or not rows[0]["meant"]:
         why = "is not tiered any more" if not rows else "is not what its name means here"
         raise Stale(f"{tiered.table} {why}: run the statement again")
+    if rows[0]["shape"] != tiered.shape:
+        raise Stale(f"{tiered.table}: its columns were changed: run the statement again")
     if rows[0]["now"] != rows[0]["shape"]:
         raise TierError(f"{tiered.table}: its columns were changed after it was tiered: untier it, then tier it again")
     return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
@@ -99,6 +102,9 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
             rows = await _insert(session, plan, plan.target, call)
         else:
             rows = await session.query(plan.sql, call.params, None)
+        if plan.kind == "alter":
+            for tiered in plan.uses:
+                await _altered(session, tiered)
     except asyncio.CancelledError:
         session.terminate()
         raise
@@ -159,9 +165,10 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation == "repeatable read"
         names = plan.names.get(tiered, ())
-        if plan.kind in ("truncate", "drop"):
+        if plan.kind in ("truncate", "drop", "alter"):
             await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
-            await (_emptied if plan.kind == "truncate" else _dropped)(session, tiered, names)
+            before = {"truncate": _emptied, "drop": _dropped}.get(plan.kind, current)
+            await before(session, tiered, names)
             continue
         if plan.kind == "read" and repeatable:
             snapshot = await current(session, tiered, names)
@@ -275,6 +282,21 @@ async def _dropped(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     await current(session, tiered, names)
     for statement in drop(tiered):
         await session.command(statement)
+
+
+async def _altered(session: Session, old: Tiered) -> None:
+    """Let the base follow what has become of a table's columns."""
+    where = "FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace"
+    sql = f"SELECT n.nspname, c.relname, t.metadata, {SHAPE.format(rel='t.rel')} AS shape {where} WHERE t.rel = $1::oid"
+    schema, name, metadata, shape = tuple((await session.query(sql, (old.oid,), None))[0])
+    new = await described(session, old.oid, schema, name, old.location, old.policy, shape)
+    work, policy = evolution(old, new), renamed(old, new)
+    check_shape(new, policy)
+    await session.query(
+        "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
+    )
+    if work is not None and metadata is not None:
+        await named(session, old, await asyncio.to_thread(base.change, old.location, metadata, work), metadata)
 
 
 async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..session import Session
 from .columns import TierColumn, quoted
 
 COLUMNS = """
-SELECT a.attname AS name, y.typname AS type, format_type(a.atttypid, a.atttypmod) AS spelled,
+SELECT a.attnum::int AS number, a.attname AS name, y.typname AS type, format_type(a.atttypid, a.atttypmod) AS spelled,
   a.attgenerated <> '' AS generated, coalesce(l.collisdeterministic, true) AS exact
 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
@@ -175,3 +176,19 @@ class Tiered:
     def live(self, alias: str) -> str:
         """The condition that a base row is not dead."""
         return f"NOT EXISTS (SELECT 1 FROM {self.shadow} s WHERE {self.same_key('s', alias)})"
+
+
+async def described(
+    session: Session,
+    oid: int,
+    schema: str,
+    name: str,
+    location: str = "",
+    policy: dict[str, Any] | None = None,
+    shape: str = "",
+) -> Tiered:
+    """A table's columns and key, with what ``howdah.tiers`` says of it."""
+    columns = tuple(TierColumn(**dict(r)) for r in await session.query(COLUMNS, (oid,), None))
+    key = (await session.query(KEY, (oid,), None))[0]
+    names = tuple(key["key"] or ())
+    return Tiered(oid, schema, name, columns, names, key["constraint"] or "", location, shape, policy or {})

@@ -109,7 +109,7 @@ def _merge(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     from .versions import replace
 
     order = tiered.policy["sort_by"] or tiered.key
-    whole = base.dataset(table.metadata_location, old).to_table().sort_by([(name, "ascending") for name in order])
+    whole = base.table(table.metadata_location, old).sort_by([(name, "ascending") for name in order])
     replace(table, [(old, whole)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pyarrow as pa
 from pyiceberg.catalog import MetastoreCatalog
 from pyiceberg.catalog.noop import NoopCatalog
 from pyiceberg.io import load_file_io
@@ -81,6 +82,23 @@ def replace(table: Table, parts: Iterable[tuple[Sequence[Any], Any]]) -> None:
             if rows is not None and rows.num_rows:
                 fresh += _dataframe_to_data_files(change.table_metadata, rows, table.io)
         swap(change, old, fresh)
+
+
+def evolve(table: Table, steps: Sequence[tuple[str, str, Any]]) -> None:
+    """Change the columns: ``("add", name, type)`` and ``("widen", name, type)`` with Arrow types, ``("rename", name, new)``,
+    ``("drop", name, None)``."""
+    with Changing(table) as change, change.update_schema() as update:
+        for kind, name, what in steps:
+            if kind == "drop":
+                update.delete_column((name,))
+            elif kind == "rename":
+                update.rename_column((name,), what)
+            else:
+                made = table.catalog._convert_schema_if_needed(pa.schema([pa.field(name, what)])).fields[0].field_type
+                if kind == "add":
+                    update.add_column((name,), made)
+                else:
+                    update.update_column((name,), made)
 
 
 def swap(change: Transaction, old: Sequence[Any], fresh: Sequence[Any]) -> None:

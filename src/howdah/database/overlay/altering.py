@@ -1,0 +1,86 @@
+"""Changes of a tiered table's columns, carried to its base by Iceberg's own evolution: no file is written anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import TieringRefused
+from ..copying import arrow_library
+from . import base
+from .columns import TierColumn, arrow_schema
+from .tiered import Tiered
+
+_BOUND = re.compile(r"\((\d+)\)")
+_WIDER = {("int32", "int64"), ("float", "double")}
+
+
+def renamed(old: Tiered, new: Tiered) -> dict[str, Any]:
+    """The policy under the columns' new names."""
+    now = {c.number: c.name for c in new.columns}
+    names = {c.name: now.get(c.number, c.name) for c in old.columns}
+    policy = dict(old.policy)
+    parts = base.partition_fields(policy["partition_by"])
+    policy["time_column"] = names.get(policy["time_column"], policy["time_column"])
+    policy["sort_by"] = policy["sort_by"] and [names.get(c, c) for c in policy["sort_by"]]
+    policy["partition_by"] = [base.partition_text(names.get(c, c), transform, of) for c, transform, of in parts]
+    return policy
+
+
+def evolution(old: Tiered, new: Tiered) -> Callable[[Any], None] | None:
+    """What makes a base have a table's new columns; ``None`` if it has them. ``TieringRefused`` for what Iceberg cannot do."""
+    before, after = ({c.number: c for c in t.columns} for t in (old, new))
+    if [(before[n].name, before[n].type) for n in _keys(old)] != [(after[n].name, after[n].type) for n in _keys(new)]:
+        raise TieringRefused(f"{old.table}: its key cannot be changed: untier it first")
+    steps: list[tuple[str, str, Any]] = []
+    for number, column in before.items():
+        found = after.get(number)
+        if found is None:
+            steps.append(("drop", column.name, None))
+            continue
+        if _widened(old, column, found):
+            steps.append(("widen", column.name, _type(found)))
+        if found.name != column.name:
+            steps.append(("rename", column.name, found.name))
+    steps += [("add", c.name, _type(c)) for number, c in after.items() if number not in before]
+    if not steps:
+        return None
+
+    def work(table: Any) -> None:
+        from .versions import evolve
+
+        evolve(table, steps)
+
+    return work
+
+
+def _keys(tiered: Tiered) -> list[int]:
+    return [c.number for c in tiered.key_columns]
+
+
+def _type(column: TierColumn) -> Any:
+    return arrow_schema(arrow_library(), [column]).field(0).type
+
+
+def _widened(tiered: Tiered, old: TierColumn, new: TierColumn) -> bool:
+    """Whether a column's type in the base changes; refuses what would not fit the rows that are there."""
+    if (old.spelled, old.exact) == (new.spelled, new.exact):
+        return False
+    was, becomes = str(_type(old)), str(_type(new))
+    if was == becomes:
+        bounds = [_BOUND.search(c.spelled) for c in (old, new)]
+        wider = bounds[1] is None or (bounds[0] is not None and int(bounds[1][1]) >= int(bounds[0][1]))
+        among = {old.type, new.type}
+        texts = new.type == "text" or among <= {"varchar", "text"} or among <= {"json", "jsonb"}
+        if wider and (old.type == new.type or texts or (old.type, new.type) == ("int2", "int4")):
+            return False
+    elif (was, becomes) in _WIDER:
+        return True
+    elif old.digits is not None and new.digits is not None:
+        if old.digits[1] == new.digits[1] and old.digits[0] <= new.digits[0]:
+            return True
+    raise TieringRefused(
+        f"{tiered.table}: column {old.name} cannot become {new.spelled} from {old.spelled}: rows on object storage can only be"
+        " widened; untier it first"
+    )

@@ -1,0 +1,255 @@
+"""Columns of a tiered table that are added, dropped, renamed and widened: its base follows, and no file is written anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.table import StaticTable
+
+import howdah
+from howdah import Database, QueryError, TieringRefused, UndefinedColumn, Unsupported
+from howdah.database.overlay import place
+
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    with Database.open(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["directory", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.getfixturevalue("s3")) if request.param == "s3" else str(tmp_path / "base")
+
+
+def make(db: Database, location: str, **policy: Any) -> None:
+    for name in "tp":
+        db.execute(
+            f"CREATE TABLE {name} (id bigint PRIMARY KEY, ts timestamptz, kind text, n int, f real, m numeric(6, 2), v varchar(9),"
+            " j json, x int DEFAULT 7)"
+        )
+    fill(db, 1, 60)
+    db.tier(
+        "t",
+        **{
+            "location": location,
+            "hot_for": 0,
+            "time_column": "ts",
+            "partition_by": ["day(ts)", "bucket(2, n)"],
+            **policy,
+        },
+    )
+
+
+def fill(db: Database, first: int, last: int) -> None:
+    for name in "tp":
+        db.query(
+            f"INSERT INTO {name} (id, ts, kind, n, f, m, v, j) SELECT i, $1::timestamptz + i * interval '1 hour', 'k' || i % 3,"
+            " i % 5, i / 7.0, i / 3.0, 'v' || i, json_build_object('i', i) FROM generate_series($2::int, $3::int) i",
+            EPOCH,
+            first,
+            last,
+        )
+
+
+def both(db: Database, sql: str, *params: Any) -> Any:
+    """What a statement gives on both tables, which must be the same, errors too."""
+    found: list[Any] = []
+    for name in "tp":
+        try:
+            rows = db.query(sql.replace("{t}", name), *params)
+            found.append((list(map(repr, map(tuple, rows))), rows.affected, rows.columns))
+        except QueryError as error:
+            found.append((type(error), error.sqlstate))
+    assert found[0] == found[1], sql
+    return found[0]
+
+
+def whole(db: Database) -> None:
+    both(db, "SELECT * FROM {t} ORDER BY id")
+
+
+def test_the_base_follows_what_becomes_of_columns(db: Database, location: str) -> None:
+    make(db, location)
+    both(db, "ALTER TABLE {t} ADD COLUMN early int")  # before there is a base
+    db.flush()
+    files = {name for name, _ in place.below(location) if name.endswith(".parquet")}
+    past = db.snapshots("t")[0]
+    for sql in (
+        "ALTER TABLE {t} ADD COLUMN added int, ADD COLUMN IF NOT EXISTS tags text[]",
+        "ALTER TABLE {t} RENAME COLUMN kind TO sort",
+        "ALTER TABLE {t} RENAME ts TO at",
+        "ALTER TABLE {t} ALTER COLUMN n TYPE bigint, ALTER f TYPE double precision, ALTER m TYPE numeric(12, 2)",
+        "ALTER TABLE {t} ALTER v TYPE varchar(40)",
+        "ALTER TABLE {t} ALTER v TYPE text, ALTER j TYPE jsonb",
+        "ALTER TABLE {t} ALTER added SET DEFAULT 5, ALTER x DROP DEFAULT, ALTER id SET STATISTICS 50",
+        "ALTER TABLE {t} ADD CONSTRAINT few CHECK (added < 100) NOT VALID",
+        "ALTER TABLE {t} DROP COLUMN x",
+        "ALTER TABLE {t} ADD COLUMN x text",
+        "ALTER TABLE public.{t} SET (fillfactor = 80)",
+    ):
+        both(db, sql)
+        whole(db)
+    assert {name for name, _ in place.below(location) if name.endswith(".parquet")} == files
+    both(db, "UPDATE {t} SET added = 4, x = 'now', tags = ARRAY['a'], n = 5000000000 WHERE id IN (5, 6) RETURNING *")
+    both(db, "UPDATE {t} SET added = 400 WHERE id = 7")  # the constraint
+    both(db, "INSERT INTO {t} (id, at, sort) VALUES (100, '2024-01-09Z', 'new') RETURNING *")
+    both(db, "INSERT INTO {t} (id, at) VALUES (8, now())")
+    db.flush()
+    whole(db)
+    both(db, "SELECT id FROM {t} WHERE n = 5000000000 OR sort = 'k1' AND added IS NULL ORDER BY 1")
+    both(db, "SELECT id FROM {t} WHERE n = $1 ORDER BY 1", 3)
+    found = db.query("SELECT id FROM t WHERE at >= $1 AND at < $2", EPOCH, EPOCH + timedelta(hours=20))
+    assert (len(found), 0 < found.files_read <= db.tiers()[0].files / 2) == (19, True)
+    analysed = db.analyze(
+        "SELECT sort, count(*) AS c, sum(n) AS s, max(m) AS m FROM t GROUP BY sort ORDER BY sort NULLS LAST"
+    )
+    expected = db.query("SELECT sort, count(*) AS c, sum(n) AS s, max(m) AS m FROM p GROUP BY sort ORDER BY sort")
+    assert [tuple(r.values()) for r in analysed.to_pylist()] == list(map(tuple, expected))
+    # Older versions, too, are seen with the columns of today.
+    assert db.query("SELECT count(*), count(x), count(sort) FROM t", as_of=past.id)[0][:] == (60, 0, 60)
+    metadata = max(name for name, _ in place.below(location) if name.endswith("metadata.json"))
+    others = StaticTable.from_metadata(metadata, place.properties(location)).scan().to_arrow()
+    assert (others.num_rows, "sort" in others.column_names, "kind" in others.column_names) == (61, True, False)
+    assert db.untier("t") > 0
+    whole(db)
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_files_of_several_shapes_are_merged_and_archived(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archived: bool
+) -> None:
+    monkeypatch.setattr("howdah.database.overlay.upkeep.RUN", 2)
+    archive = {"archive_after": 0, "archive_location": tmp_path / "archive"} if archived else {}
+    make(db, str(tmp_path / "base"), partition_by=[], **archive)
+    for number, sql in enumerate(
+        ("RENAME n TO amount", "ADD COLUMN more date", "ALTER f TYPE float8", "DROP COLUMN v")
+    ):
+        db.flush()
+        both(db, f"ALTER TABLE {{t}} {sql}")
+        for name in "tp":
+            db.query(
+                f"INSERT INTO {name} (id, ts) SELECT i, '2024-02-01Z' FROM generate_series($1::int, $1::int + 9) i",
+                100 + number * 10,
+            )
+        assert list(map(tuple, db.query("SELECT * FROM t ORDER BY id", tier="all"))) == list(
+            map(tuple, db.query("SELECT * FROM p ORDER BY id"))
+        )
+    db.flush()
+    assert (db.tiers()[0].files < 5) is not archived
+    assert db.query("SELECT count(*), count(amount) FROM t", tier="all")[0][:] == (100, 60)
+
+
+def test_what_the_base_cannot_follow_is_refused(db: Database, tmp_path: Path) -> None:
+    make(db, str(tmp_path / "base"), sort_by=["kind"])
+    db.flush()
+    db.execute("CREATE TABLE other (id int PRIMARY KEY, t bigint)")
+    for sql in (
+        "ALTER TABLE t ADD COLUMN c int DEFAULT 1",
+        "ALTER TABLE t ADD COLUMN c serial",
+        "ALTER TABLE t ADD COLUMN c int NOT NULL",
+        "ALTER TABLE t ALTER n TYPE bigint USING n * 2",
+        "ALTER TABLE t ALTER n SET NOT NULL",
+        "ALTER TABLE t ADD CONSTRAINT c CHECK (n >= 0)",
+        "ALTER TABLE t ADD UNIQUE (n)",
+        "ALTER TABLE t ADD FOREIGN KEY (n) REFERENCES other",
+        "ALTER TABLE other ADD FOREIGN KEY (t) REFERENCES t",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE t INHERIT other",
+    ):
+        with pytest.raises(Unsupported):
+            db.query(sql)
+    for sql in (
+        "ALTER TABLE t ALTER n TYPE text",
+        "ALTER TABLE t ALTER n TYPE smallint",
+        "ALTER TABLE t ALTER m TYPE numeric(12, 3)",
+        "ALTER TABLE t ALTER m TYPE numeric",
+        "ALTER TABLE t ALTER v TYPE varchar(8)",
+        "ALTER TABLE t ALTER id TYPE int",
+        "ALTER TABLE t RENAME id TO key",
+        "ALTER TABLE t DROP COLUMN ts",
+        "ALTER TABLE t DROP COLUMN kind",
+        "ALTER TABLE t DROP COLUMN n",
+        "ALTER TABLE t DROP CONSTRAINT t_pkey",
+        'ALTER TABLE t ADD COLUMN "a.b" int',
+    ):
+        with pytest.raises(TieringRefused):
+            db.query(sql)
+        whole(db)
+    both(db, "ALTER TABLE {t} DROP COLUMN nothing")
+    both(db, "ALTER TABLE {t} ALTER kind TYPE int")
+    with db.transaction() as tx:
+        tx.query("ALTER TABLE t ADD COLUMN gone int")
+        assert "gone" in tx.query("SELECT * FROM t WHERE id = 3").columns
+        tx.query("UPDATE t SET gone = 3 WHERE id = 3")
+        tx.rollback()
+    whole(db)
+    with pytest.raises(UndefinedColumn):
+        db.query("SELECT gone FROM t WHERE id = 3")
+
+
+def test_tables_are_renamed_and_others_learn_of_it(db: Database, database_url: str, tmp_path: Path) -> None:
+    make(db, str(tmp_path / "base"))
+    db.flush()
+    with Database.open(database_url) as other:
+        assert other.query("SELECT count(*) FROM t")[0][0] == 60
+        db.execute(
+            "ALTER TABLE t ADD COLUMN more int; UPDATE t SET more = id WHERE id < 10; ALTER TABLE t RENAME more TO most"
+        )
+        assert other.query("SELECT sum(most) FROM t")[0][0] == 45
+        assert other.query("SELECT * FROM t WHERE id = 50").columns[-1] == "most"
+        db.execute("CREATE SCHEMA apart; ALTER TABLE t SET SCHEMA apart; ALTER TABLE apart.t RENAME TO things")
+        with pytest.raises(howdah.UndefinedTable):
+            other.query("SELECT count(*) FROM t")
+        assert other.query("SELECT count(*), sum(most) FROM apart.things")[0][:] == (60, 45)
+        assert other.tiers()[0].table == "apart.things"
+        other.query("DELETE FROM apart.things WHERE id = 20")
+        other.flush()
+        assert db.query("SELECT count(*) FROM apart.things")[0][0] == 59
+
+
+def test_a_flush_under_way_and_a_change_of_columns(
+    db: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were read under the old columns are not put under the new ones."""
+    from howdah.database.overlay import base
+
+    make(db, str(tmp_path / "base"))
+    db.flush()
+    fill(db, 61, 70)
+    commit, entered, go_on = base.commit, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> base.Commit:
+        made = commit(*given)
+        entered.set()
+        assert go_on.wait(30)
+        return made
+
+    monkeypatch.setattr(base, "commit", slow)
+    failures: list[Exception] = []
+
+    def flush() -> None:
+        try:
+            with Database.open(database_url) as other:
+                other.flush()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    assert entered.wait(30)
+    both(db, "ALTER TABLE {t} RENAME n TO amount")
+    go_on.set()
+    thread.join()
+    assert len(failures) == 1
+    monkeypatch.undo()
+    whole(db)
+    assert db.flush().rows == 10
+    whole(db)
