@@ -293,5 +293,5 @@ def _together(db: Database, statements: Statements, random_: random.Random, aske
         except (ZeroDivisionError, Error) as error:
             results.append(type(error))
         found.append(results)
-    assert found[0] == found[1], batch
+    assert found[0] == found[1], (batch, found)
     return len(batch)

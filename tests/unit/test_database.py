@@ -637,3 +637,20 @@ def test_values_that_python_has_not_are_told(db: Database) -> None:
         with pytest.raises(TypeMismatch, match="cast it to text"):
             db.query(f"SELECT {value}")
         assert db.query(f"SELECT ({value})::text")[0][0]
+
+
+def test_a_change_of_shape_is_met_by_no_prepared_statement(db: Database) -> None:
+    db.execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+    sql = "SELECT * FROM t"
+    for number, change in enumerate(("ALTER TABLE t ADD COLUMN b int", "ALTER TABLE t RENAME b TO c", "DROP TABLE t")):
+        with db.transaction() as first, db.transaction() as second:  # two connections know the statement
+            assert len(first.query(sql)) == len(second.query(sql)) == 1
+        (db.query if number % 2 else db.execute)(change)
+        if number == 2:
+            db.execute("CREATE TABLE t (d text); INSERT INTO t VALUES ('x')")
+        with db.transaction() as first, db.transaction() as second:
+            assert first.query(sql).columns == second.query(sql).columns == (("a", "b"), ("a", "c"), ("d",))[number]
+    with db.transaction() as tx:
+        assert tx.query(sql).columns == ("d",)
+        tx.query("ALTER TABLE t ADD COLUMN e int")
+        assert tx.query(sql).columns == ("d", "e")

@@ -70,6 +70,7 @@ class AsyncDatabase(AsyncStatements):
         self._pool: Pool | None = None
         self._state = "new"
         self._calls = 0
+        self._epoch = 0
         self._idle: asyncio.Event | None = None
 
     @classmethod
@@ -219,6 +220,8 @@ class AsyncDatabase(AsyncStatements):
                 assert self._server is not None
                 raise _unreachable(error, self._server.place) from error
             raise
+        if session.epoch != self._epoch:
+            session.forget(self._epoch)
         return session
 
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
@@ -231,6 +234,9 @@ class AsyncDatabase(AsyncStatements):
 
     def _release(self, session: Session) -> None:
         assert self._pool is not None
+        if session.changed:
+            self._epoch += 1
+            session.forget(self._epoch)
         if session.marked:  # what somebody has set there must not reach the next caller
             session.terminate()
         self._pool.release(session)

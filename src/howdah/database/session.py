@@ -31,6 +31,8 @@ _MARK: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Statements that leave something on their connection."""
+_SHAPING: Final = ("ALTER", "DROP", "CREATE VIEW")
+"""What statements are called that change the shape of what has a name."""
 KEPT: Final = 300
 """Prepared statements that a connection keeps."""
 _MANY: Final = "cannot insert multiple commands into a prepared statement"
@@ -53,6 +55,10 @@ class Session:
         self._statements: OrderedDict[str, Any] = OrderedDict()
         self.marked = False
         """Whether a caller's statement may have left something on the connection, such as a setting."""
+        self.changed = False
+        """Whether a statement may have changed the shape of a table since ``forget``."""
+        self.epoch = 0
+        """Until which change of shapes, of those that its owner counts, the statements here are good."""
 
     # What a pool asks of a connection.
 
@@ -79,6 +85,15 @@ class Session:
         """Note what a caller's statement may leave on the connection. Our own leave nothing that another call meets."""
         if _marks(sql):
             self.marked = True
+
+    def forget(self, epoch: int) -> None:
+        """Prepare every statement anew: tables have changed their shapes."""
+        self._statements.clear()
+        self.changed, self.epoch = False, epoch
+
+    def _shaped(self) -> None:
+        self._statements.clear()
+        self.changed = True
 
     async def _prepared(self, sql: str, timeout: float | None) -> Any:
         found = self._statements.get(sql)
@@ -107,10 +122,12 @@ class Session:
             if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
                 return await self._several(sql, timeout)
             raise self._explained(error, sql, timeout) from error
-        spent = time.perf_counter() - began
+        spent, status = time.perf_counter() - began, statement.get_statusmsg()
+        if status.startswith(_SHAPING):
+            self._shaped()
         # A row knows its columns; the statement, while its connection is there.
         names = () if rows else tuple(a.name for a in statement.get_attributes())
-        return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, statement.get_statusmsg(), spent)
+        return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, status, spent)
 
     async def columns(self, sql: str) -> tuple[str, ...]:
         """The names of the columns that a statement gives, without running it."""
@@ -147,6 +164,7 @@ class Session:
             await self.connection.execute(script, timeout=timeout)
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, script, timeout) from error
+        self._shaped()
         return Executed(len(split(script)))
 
     async def command(self, sql: str) -> None:
