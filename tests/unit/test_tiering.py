@@ -369,7 +369,8 @@ def test_what_waits_can_be_timed_out(db: Database, database_url: str, tmp_path: 
         tx.query(f"SELECT pg_advisory_xact_lock(1752, {db._async._tiers.one('t').oid - 2**31})")
         with pytest.raises(howdah.QueryTimeout):
             db.query("UPDATE t SET n = 1 WHERE id = 1", timeout=0.2)
-    with pytest.raises(Unsupported, match="read-only"), db.transaction(readonly=True) as tx:
+    with pytest.raises(Unsupported, match="read-only"), db.transaction() as tx:
+        tx.query("SET TRANSACTION READ ONLY")
         tx.query("SELECT * FROM t")
 
 

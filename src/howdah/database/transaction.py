@@ -49,7 +49,7 @@ class AsyncSqlTransaction(AsyncStatements):
             raise TransactionError("a transaction object is used once; call transaction() again")
         if self._parent is None:
             session = await self._database._acquire()
-            access = " READ ONLY" if self._readonly else ""
+            access = f"{self._tiers.bindable()}; SET TRANSACTION READ ONLY" if self._readonly else ""
             try:
                 await session.command(f"BEGIN ISOLATION LEVEL {self._isolation.upper()}{access}")
             except BaseException:

@@ -41,12 +41,23 @@ async def _pieces(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield part
 
 
-async def bind(session: Session, tiered: Tiered, rows: Any) -> int:
-    """Put base rows where the statement finds them; how many. Before it, the table there is empty."""
-    await session.command(
-        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.loaded.partition('.')[2]} (LIKE {tiered.table}) ON COMMIT DELETE ROWS;"
-        f" DELETE FROM {tiered.loaded}"
-    )
+def bindable(tiered: Tiered) -> str:
+    """What makes the place for base rows."""
+    name = tiered.loaded.partition(".")[2]
+    return f"CREATE TEMP TABLE IF NOT EXISTS {name} (LIKE {tiered.table}) ON COMMIT DELETE ROWS"
+
+
+async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = False) -> int:
+    """Put base rows where the statement finds them; how many. Before it, the table there is empty. A read-only transaction may
+    write to a temporary table that is there, and make none."""
+    if readonly:
+        there = await session.query("SELECT to_regclass($1) IS NOT NULL AS there", (tiered.loaded,), None)
+        if not there[0]["there"]:
+            raise Unsupported(
+                f"{tiered.table} in a transaction that was made read-only by SET, or before it was tiered:"
+                " begin it by transaction(readonly=True)"
+            )
+    await session.command(f"{'' if readonly else f'{bindable(tiered)}; '}DELETE FROM {tiered.loaded}")
     if rows is None or not rows.num_rows:
         return 0
     names = [c.name for c in tiered.columns]

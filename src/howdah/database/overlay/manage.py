@@ -13,7 +13,7 @@ from ...values import seconds
 from ..copying import table_name
 from ..session import Session
 from . import base, objects, place
-from .binding import bind
+from .binding import bind, bindable
 from .columns import quoted
 from .flush import cooled_at, eligible
 from .planner import Plan, plan
@@ -104,6 +104,10 @@ class Tiers:
         if found != old or any(t.policy != old.tables[name].policy for name, t in found.tables.items()):
             self._plans.clear()
         self._known = found
+
+    def bindable(self) -> str:
+        """What a transaction runs before it becomes read-only."""
+        return "".join(f"; {bindable(tiered)}" for tiered in self.each())
 
     def one(self, table: str) -> Tiered:
         """A tiered table by name."""

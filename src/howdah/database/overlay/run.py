@@ -44,6 +44,7 @@ class Call:
     params: Sequence[Any] = ()
     timeout: float | None = None
     as_of: datetime | int | None = None
+    readonly: bool = False
     reading: Reading = field(default_factory=Reading)
     began: float = field(default_factory=time.monotonic)
 
@@ -154,16 +155,13 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             )
         )[0]
     )
-    if readonly == "on":
-        raise Unsupported("a read-only transaction over tiered tables is not supported: leave readonly= out")
-    if isolation == "serializable":
-        raise Unsupported("a serializable transaction over tiered tables is not supported: use repeatable read")
+    call.readonly = readonly == "on"
     await _unchanged(session, plan)
     await _steady(session, plan)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     promotes = False
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
-        repeatable = isolation == "repeatable read"
+        repeatable = isolation != "read committed"
         names = plan.names.get(tiered, ())
         if plan.kind in ("truncate", "drop", "alter"):
             await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
@@ -227,7 +225,7 @@ async def _bound(
     if plan.mode == "hot":
         if snapshot.metadata is not None:
             call.reading.skipped |= EVERY if snapshot.archive else {"warm"}
-        return await bind(session, tiered, None)
+        return await bind(session, tiered, None, readonly=call.readonly)
     if plan.mode in ("warm", "cold"):
         hot = await session.query(f"SELECT EXISTS (SELECT 1 FROM ONLY {tiered.table})", (), None)
         call.reading.skipped |= {"hot"} if hot[0][0] else set()
@@ -236,7 +234,7 @@ async def _bound(
     got = await call.fetch(tiered, snapshot, condition, most=MOST, past=past, tiers=tiers)
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
-    return await bind(session, tiered, got.rows)
+    return await bind(session, tiered, got.rows, readonly=call.readonly)
 
 
 async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, ...]] | None:
