@@ -75,7 +75,7 @@ class Statements:
         return EPOCH + timedelta(hours=self.random.randrange(0, 130))
 
     def write(self) -> tuple[str, list[Any]]:
-        pick, key = self.random.randrange(25), self.key()
+        pick, key = self.random.randrange(28), self.key()
         row = [
             key,
             self.moment(),
@@ -158,6 +158,21 @@ class Statements:
                 " WHEN MATCHED THEN UPDATE SET money = id * 2, kind = $2"
                 " WHEN NOT MATCHED BY TARGET THEN INSERT (id, n) VALUES (other.id + $1, 8)"
             ).replace("money = id", "money = {t}.id"), [key, "merged"]
+        if pick == 25:
+            return (
+                "WITH d AS (DELETE FROM {t} WHERE id BETWEEN $1 AND $1 + 1 RETURNING id, n)"
+                " SELECT d.id, d.n, (SELECT count(*) FROM {t}) FROM d ORDER BY 1"
+            ), [key]
+        if pick == 26:
+            return (
+                "WITH u AS (UPDATE {t} AS q SET n = n + 1 WHERE q.id = $1 RETURNING *), d AS (DELETE FROM {t} WHERE id = $1 + 1"
+                " RETURNING id) SELECT (SELECT sum(n) FROM u), (SELECT count(*) FROM d), count(*), sum(n) FROM {t}"
+            ), [key]
+        if pick == 27:
+            return (
+                "WITH d AS (DELETE FROM {t} USING other o WHERE o.id = {t}.n AND {t}.id BETWEEN $1 AND $1 + 9 RETURNING {t}.id)"
+                " INSERT INTO into_{t} SELECT id + 3000 FROM d ON CONFLICT DO NOTHING RETURNING id"
+            ), [key]
         if pick == 24:
             return (
                 "MERGE INTO {t} x USING (SELECT id FROM {t} WHERE id > $1) y ON x.id = y.id"
@@ -216,7 +231,8 @@ class Statements:
 
 def outcome(run: Any, sql: str, params: list[Any], options: dict[str, Any]) -> Any:
     try:
-        rows = run.query(sql, *params, **(options if sql.startswith(("SELECT", "WITH")) and "FOR " not in sql else {}))
+        reads = sql.startswith(("SELECT", "WITH")) and not any(word in sql for word in ("FOR ", "DELETE ", "UPDATE "))
+        rows = run.query(sql, *params, **(options if reads else {}))
     except QueryError as error:
         return type(error), error.sqlstate
     shown = list(map(repr, map(tuple, rows)))

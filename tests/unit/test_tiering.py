@@ -160,7 +160,8 @@ def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> 
         db.query("SELECT total()")
     for sql in ("SELECT * FROM ONLY t", "SELECT xmin FROM t", "SELECT * FROM t, t u FOR UPDATE", "TRUNCATE t, p", "ALTER TABLE t ALTER n SET NOT NULL",
                 "SELECT * FROM t TABLESAMPLE system (10)", "CREATE MATERIALIZED VIEW v AS SELECT * FROM t",
-                "UPDATE t SET id = 5 FROM p WHERE p.id = t.id", "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d"):  # fmt: skip
+                "UPDATE t SET id = 5 FROM p WHERE p.id = t.id", "WITH d AS (INSERT INTO t (id) VALUES (70) RETURNING id) SELECT * FROM d",
+                "WITH d AS (UPDATE t SET id = 80 WHERE id = 5 RETURNING id) SELECT * FROM d"):  # fmt: skip
         with pytest.raises(Unsupported):
             db.query(sql)
     db.query("CREATE INDEX ON t (n)")

@@ -9,7 +9,7 @@ import postgast
 
 from .columns import quoted
 from .filters import Condition
-from .reading import WRITES, Reader, Scope, conditions, said, unsupported
+from .reading import WRITES, Promotion, Reader, Scope, conditions, said, unsupported
 from .tiered import Known, Tiered, View
 from .tree import (
     column_of,
@@ -69,8 +69,8 @@ class Plan:
     alias: str = ""
     where: str | None = None
     where_params: tuple[int, ...] = ()
-    whole: bool = False
-    """Whether every bound row is promoted: the condition cannot be asked of single rows."""
+    also: list[tuple[Tiered, Promotion]] = field(default_factory=list)
+    """Writes in common table expressions."""
     returning: bool = False
     probe: str | None = None
     probe_params: tuple[int, ...] = ()
@@ -193,6 +193,7 @@ class _Planner(Reader):
             raise unsupported("tier= or as_of= for a statement that writes")
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
         made.views = self._views
+        made.also = self._also
         return made
 
     def _plan(self, tree: Any) -> Plan:
@@ -290,8 +291,7 @@ class _Planner(Reader):
             alias,
             where,
             numbers,
-            whole,
-            True,
+            returning=True,
             quick=sql if quick else None,
             nowait=_NOWAIT in policies,
         )
@@ -405,8 +405,8 @@ class _Planner(Reader):
             return_all(write)
             sql = self._noting(target.pass_, deparsed(kind, write), shown, target, alias)
         return Plan(
-            "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers, whole,
-            returning, quick=sql if quick else None, rekey=rekey,
+            "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers,
+            returning=returning, quick=sql if quick else None, rekey=rekey,
         )  # fmt: skip
 
     def _merge(self, write: Any, target: Tiered) -> Plan:
@@ -427,7 +427,7 @@ class _Planner(Reader):
         write.relation.inh = False
         asked = [m for part in (write.source_relation, write.join_condition, write.with_clause) for m in walk(part)]
         calls = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
-        made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias, whole=every)
+        made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias)
         made.functions = frozenset(m.funcname[-1].string.sval for m in asked if type(m).__name__ == "FuncCall")
         if not every:
             text, made.where_params = _from_source(write, "1", write.join_condition)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import postgast
 
@@ -16,7 +16,7 @@ from ...errors import Unsupported
 from .columns import quoted
 from .filters import Condition
 from .tiered import Known, Tiered, View
-from .tree import column_of, comparison, conjuncts, fields, range_vars, walk
+from .tree import column_of, comparison, condition, conjuncts, fields, range_vars, walk
 
 _FROM = {
     ("SelectStmt", "from_clause"),
@@ -66,6 +66,15 @@ class Scope:
     alone: bool = False
 
 
+class Promotion(NamedTuple):
+    """The bound rows that a write may touch: its table's alias, its condition on single rows (``None``: any may be), and which
+    of the statement's parameters that has."""
+
+    alias: str
+    where: str | None = None
+    params: tuple[int, ...] = ()
+
+
 class Reader:
     """One statement's reading of tiered tables."""
 
@@ -76,6 +85,7 @@ class Reader:
         self._views: dict[str, View] = {}
         self._names: dict[Tiered, set[str]] = {}
         self._mentioned: Counter[int] = Counter()
+        self._also: list[tuple[Tiered, Promotion]] = []
 
     def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -130,8 +140,10 @@ class Reader:
             if inner in WRITES and place[0] == "CommonTableExpr":
                 write = getattr(message, inner)
                 # A common table expression never names what is written to.
-                if self._known.table(write.relation.schemaname, write.relation.relname) is not None:
-                    raise unsupported("a common table expression that writes to a tiered table")
+                target = self._known.table(write.relation.schemaname, write.relation.relname)
+                if target is not None:
+                    self._beside(inner, write, target, hidden)
+                    return
             self._visit(getattr(message, inner), hidden, place, scope)
             return
         if kind in _STATEMENTS:
@@ -149,6 +161,23 @@ class Reader:
             scope = Scope()
         for name, child in fields(message):
             self._visit(child, hidden, (kind, name), scope)
+
+    def _beside(self, kind: str, write: Any, target: Tiered, hidden: frozenset[str]) -> None:
+        """An UPDATE or DELETE of a tiered table in a common table expression."""
+        if kind not in ("update_stmt", "delete_stmt"):
+            raise unsupported("a common table expression that inserts into a tiered table")
+        if kind == "update_stmt" and {t.res_target.name for t in write.target_list} & set(target.key):
+            raise unsupported("a common table expression that changes the primary key of a tiered table")
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        mine = self._about(target, alias, conditions(write))
+        where, numbers, _ = condition(write)
+        hidden, scope = self._with(write, hidden), conditions(write)
+        for name, child in fields(write):
+            if name not in ("with_clause", "relation"):
+                self._visit(child, hidden, (type(write).__name__, name), scope)
+        write.relation.inh = False
+        self._uses.setdefault(target, []).append(mine)
+        self._also.append((target, Promotion(alias, where, numbers)))
 
     def _meant(self, relation: Any, hidden: frozenset[str]) -> Tiered | View | None:
         """The tiered table that a name means, or the view over one."""
@@ -236,7 +265,7 @@ def conditions(statement: Any) -> Scope:
     return Scope(said(statement.where_clause) if there else [], alone)
 
 
-def said(condition: Any) -> list[tuple[str, Condition]]:
+def said(whole: Any) -> list[tuple[str, Condition]]:
     """What a condition says of single columns wherever it holds."""
-    parts = (n.a_expr for n in conjuncts(condition) if n.WhichOneof("node") == "a_expr")
+    parts = (n.a_expr for n in conjuncts(whole) if n.WhichOneof("node") == "a_expr")
     return [one for one in map(comparison, parts) if one is not None]

@@ -20,6 +20,7 @@ from .binding import bind
 from .columns import quoted, selection
 from .objects import check_shape, drop
 from .planner import Plan
+from .reading import Promotion
 from .tiered import SHAPE, Snapshot, Tiered, described
 
 MOST = 2_000_000
@@ -159,7 +160,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
     await _unchanged(session, plan)
     await _steady(session, plan)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
-    promotes = False
+    bound: dict[Tiered, int] = {}
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation != "read committed"
         names = plan.names.get(tiered, ())
@@ -173,11 +174,17 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
         else:
             snapshot = await locked(session, tiered, names, repeatable=repeatable)
         mentions = plan.uses.get(tiered)
-        count = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
-        promotes = promotes or (tiered is plan.target and count > 0)
-    if promotes and plan.target is not None and plan.kind in ("update", "delete", "merge"):
-        # The condition may ask every other table.
-        await _promote(session, plan, plan.target, call.params)
+        bound[tiered] = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
+    promotions = list(plan.also)
+    if plan.target is not None and plan.kind in ("update", "delete", "merge"):
+        promotions.append((plan.target, Promotion(plan.alias, plan.where, plan.where_params)))
+    if plan.nowait:
+        await session.command("SET LOCAL lock_timeout = '10ms'")
+    for tiered, promotion in promotions:  # the conditions may ask every other table
+        if bound[tiered]:
+            await _promote(session, tiered, promotion, call.params)
+    if plan.nowait:
+        await session.command("SET LOCAL lock_timeout TO DEFAULT")
 
 
 async def _steady(session: Session, plan: Plan) -> None:
@@ -313,18 +320,14 @@ async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | 
 # Writing ----------------------------------------------------------------------------------------------------------
 
 
-async def _promote(session: Session, plan: Plan, tiered: Tiered, params: Sequence[Any]) -> None:
-    """Bring the bound rows that the statement may touch back to the heap."""
-    name = quoted(plan.alias)
-    where = "true" if plan.where is None else f"({plan.where})"
-    given = [params[n - 1] for n in plan.where_params] if plan.where is not None else []
-    if plan.nowait:
-        await session.command("SET LOCAL lock_timeout = '10ms'")
+async def _promote(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
+    """Bring the bound rows that a write may touch back to the heap."""
+    name = quoted(wanted.alias)
+    where = "true" if wanted.where is None else f"({wanted.where})"
+    given = [params[n - 1] for n in wanted.params] if wanted.where is not None else []
     # What is dead is left out before the condition is asked: it may not even fit it.
     live = f"(SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0)"
     await promoted(session, tiered, f"SELECT {name}.* FROM {live} AS {name} WHERE {where}", given)
-    if plan.nowait:
-        await session.command("SET LOCAL lock_timeout TO DEFAULT")
 
 
 async def promoted(
