@@ -20,6 +20,7 @@ from tests.s3 import BUCKET, S3Server
 import howdah
 from howdah.database.overlay import base
 
+from . import memory
 from .common import Results, percentile, rounds, write
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-database.md"
@@ -168,6 +169,8 @@ async def main(quick: bool) -> None:
                 )
                 results.fact("files opened for a day of 365 daily partitions", f"{one.files_read}", "1")
             await scans(results, db, folder, 200_000 if quick else 10_000_000)
+        # In a thread: it opens databases of its own.
+        await asyncio.to_thread(memory.run, results, folder, SHAPE, ROWS, 20_000 if quick else 1_000_000)
         if not quick:
             write(results, PAGE, "make bench-database")
     finally:

@@ -14,7 +14,7 @@ from . import copying
 from .failures import Gated
 from .overlay.columns import quoted
 from .overlay.manage import Tier, Tiers
-from .overlay.planner import Plan
+from .overlay.plans import Plan
 from .overlay.run import Call, Stale, check_as_of, inserted, read, run, stream
 from .overlay.tiered import Tiered
 from .rows import Executed, Reading, Row, Rows

@@ -16,7 +16,8 @@ from . import base, objects, place
 from .binding import bind, bindable
 from .columns import quoted
 from .flush import cooled_at, eligible
-from .planner import Plan, plan
+from .planner import plan
+from .plans import Plan
 from .run import LOCK, current, promoted
 from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
 

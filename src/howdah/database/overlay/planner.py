@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import postgast
 
 from .columns import quoted
-from .filters import Condition
-from .reading import WRITES, Promotion, Reader, Scope, conditions, said, unsupported
-from .tiered import Known, Tiered, View
+from .plans import Kind, Plan, unsupported
+from .reading import WRITES, Reader, Scope, conditions, said
+from .shaping import TABLE, altering, check_create, dropping
+from .tiered import Known, Tiered
 from .tree import (
     column_of,
     column_of_ref,
@@ -28,7 +28,6 @@ from .tree import (
     walk,
 )
 
-Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter"]
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
 """Statements about the heap alone."""
 _STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
@@ -41,65 +40,14 @@ _PLAIN = frozenset((
 """What a query may consist of that has a row if, and only if, its table has one."""
 _UPDATE, _NOTHING, _BY_SOURCE = 3, 8, 2
 """What a MERGE does, and when."""
-_TABLE = 42
-"""What CREATE TABLE … AS makes (a materialized view would not follow what is flushed) and DROP TABLE drops."""
-_CHECK = 6
-_ALTERS = frozenset(f"AT_{name}" for name in (
-    *("AddColumn", "DropColumn", "AlterColumnType", "AddConstraint", "DropConstraint", "ColumnDefault", "DropNotNull", "SetStatistics"),
-    *("SetStorage", "SetCompression", "SetOptions", "ResetOptions", "SetRelOptions", "ResetRelOptions", "ChangeOwner", "ClusterOn"),
-    *("DropCluster", "ReplicaIdentity"),
-))  # fmt: skip
-"""Parts of ALTER TABLE that the base follows, or need not."""
 _SKIP, _NOWAIT = 2, 3
 """Wait policies of FOR UPDATE."""
-
-
-@dataclass(slots=True)
-class Plan:
-    """A statement over tiered tables.
-
-    ``uses`` are the base rows to be bound, per table the conditions of each mention (any of them may be needed); ``sql`` is the
-    statement over heap and bound rows. Writes to a tiered ``target`` have more to do first: see ``run``.
-    """
-
-    kind: Kind
-    sql: str
-    uses: dict[Tiered, list[list[Condition]]] = field(default_factory=dict)
-    target: Tiered | None = None
-    alias: str = ""
-    where: str | None = None
-    where_params: tuple[int, ...] = ()
-    also: list[tuple[Tiered, Promotion]] = field(default_factory=list)
-    """Writes in common table expressions."""
-    returning: bool = False
-    probe: str | None = None
-    probe_params: tuple[int, ...] = ()
-    names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
-    """How each table was called: it must still be meant when the statement runs."""
-    views: dict[str, View] = field(default_factory=dict)
-    """The views that were called, by how: they must still say the same."""
-    quick: str | None = None
-    """What to try first on the heap alone, by the whole key: a row that it finds is the row; an INSERT says itself whether its
-    keys are new."""
-    rekey: bool = False
-    """Whether keys change: new ones are looked up, as those of inserted rows are."""
-    nowait: bool = False
-    """Whether a row that somebody else has locked is an error at once."""
-    mode: str = ""
-    """Which tiers are read, if not those that are by default."""
-    lookup: str | None = None
-    """The query for the keys that a MERGE may meet, as the base has them."""
-    lookup_params: tuple[int, ...] = ()
-    noting: str | None = None
-    """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
-    functions: frozenset[str] = frozenset()
-    """The functions that are called more than once for one answer: none may be volatile."""
 
 
 def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
-    if found is not None and len(found.stmts) == 1 and (made := _dropping(sql, found.stmts[0].stmt, known)) is not None:
+    if found is not None and len(found.stmts) == 1 and (made := dropping(sql, found.stmts[0].stmt, known)) is not None:
         return made
     if found is None or not any(known.find(r.schemaname, r.relname) for r in range_vars(found)):
         return None
@@ -107,9 +55,9 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
         raise unsupported("several statements at once over tiered tables in query()")
     kind = found.stmts[0].stmt.WhichOneof("node")
     if kind in ("alter_table_stmt", "rename_stmt", "alter_object_schema_stmt"):
-        return _altering(sql, found.stmts[0].stmt, known)
+        return altering(sql, found.stmts[0].stmt, known)
     if kind == "create_stmt":
-        _check_create(found.stmts[0].stmt.create_stmt, known)
+        check_create(found.stmts[0].stmt.create_stmt, known)
         return None
     if kind in _HEAP:
         if kind == "index_stmt" and found.stmts[0].stmt.index_stmt.unique:
@@ -118,68 +66,6 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     tree = type(found)()
     tree.CopyFrom(found)
     return _Planner(known, mode).plan(tree)
-
-
-def _altering(sql: str, node: Any, known: Known) -> Plan | None:
-    """The plan of ALTER TABLE."""
-    kind = str(node.WhichOneof("node"))
-    relation = getattr(node, kind).relation
-    tiered = known.table(relation.schemaname, relation.relname)
-    if tiered is None:
-        if kind == "alter_table_stmt" and any(known.table(r.schemaname, r.relname) for r in range_vars(node)):
-            raise unsupported("a foreign key to a tiered table, whose checks see hot rows only,")
-        return None
-    for item in node.alter_table_stmt.cmds if kind == "alter_table_stmt" else ():
-        command = item.alter_table_cmd
-        names = command.DESCRIPTOR.fields_by_name["subtype"].enum_type.values_by_number
-        what = names[command.subtype].name
-        made = getattr(command, "def")
-        if what == "AT_AddColumn":
-            column = made.column_def
-            serial = column.type_name.names[-1].string.sval in (
-                "serial",
-                "bigserial",
-                "smallserial",
-                "serial2",
-                "serial4",
-                "serial8",
-            )
-            if column.constraints or serial:
-                raise unsupported(
-                    f"a new column {column.colname} with a default or constraint on a tiered table, which rows on object storage would"
-                    " not have (add it without, UPDATE, then set the default)"
-                )
-        elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
-            raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
-        elif what == "AT_AddConstraint" and (made.constraint.contype != _CHECK or not made.constraint.skip_validation):
-            raise unsupported("a new constraint on a tiered table, but for a CHECK that is NOT VALID,")
-        elif what not in _ALTERS:
-            raise unsupported(f"{what.removeprefix('AT_')} in ALTER TABLE of a tiered table")
-    made_plan = Plan("alter", sql, {tiered: []})
-    made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
-    return made_plan
-
-
-def _check_create(made: Any, known: Known) -> None:
-    """Refuse a new table that hangs on a tiered one."""
-    for parent in (r for item in made.inh_relations for r in range_vars(item)):
-        if known.find(parent.schemaname, parent.relname) is not None:
-            raise unsupported(f"a child of the tiered table {parent.relname}")
-    for there in (m.pktable for m in walk(made) if type(m).__name__ == "Constraint"):
-        if known.find(there.schemaname, there.relname) is not None:
-            raise unsupported(f"a foreign key to the tiered table {there.relname}, whose checks see hot rows only,")
-
-
-def _dropping(sql: str, node: Any, known: Known) -> Plan | None:
-    """The plan of DROP TABLE."""
-    made = Plan("drop", sql)
-    for item in node.drop_stmt.objects if node.WhichOneof("node") == "drop_stmt" else ():
-        names = [part.string.sval for part in item.list.items]
-        tiered = known.table("" if len(names) == 1 else names[0], names[-1]) if 1 <= len(names) <= 2 else None
-        if tiered is not None and node.drop_stmt.remove_type == _TABLE:
-            made.uses[tiered] = []
-            made.names[tiered] = (".".join(map(quoted, names)),)
-    return made if made.uses else None
 
 
 class _Planner(Reader):
@@ -210,7 +96,7 @@ class _Planner(Reader):
             return Plan(self._purity(node), postgast.deparse(tree), self._uses)
         if kind == "truncate_stmt":
             return self._truncate(node.truncate_stmt)
-        if kind == "create_table_as_stmt" and node.create_table_as_stmt.objtype == _TABLE:
+        if kind == "create_table_as_stmt" and node.create_table_as_stmt.objtype == TABLE:
             self._statement(node.create_table_as_stmt.query.select_stmt, frozenset())
             return Plan("mixed", postgast.deparse(tree), self._uses)
         if kind not in WRITES:

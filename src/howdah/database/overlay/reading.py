@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import postgast
 
-from ...errors import Unsupported
 from .columns import quoted
 from .filters import Condition
+from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
 from .tree import column_of, comparison, condition, conjuncts, fields, range_vars, walk
 
@@ -29,11 +29,6 @@ _FROM = {
 WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STATEMENTS = ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
-
-
-def unsupported(what: str) -> Unsupported:
-    """The error for a statement that cannot be answered rightly."""
-    return Unsupported(f"{what} is not supported")
 
 
 def _subselect(tiered: Tiered, alias: Any, name: str, mode: str) -> Any:
@@ -64,15 +59,6 @@ class Scope:
 
     said: list[tuple[str, Condition]] = field(default_factory=list)
     alone: bool = False
-
-
-class Promotion(NamedTuple):
-    """The bound rows that a write may touch: its table's alias, its condition on single rows (``None``: any may be), and which
-    of the statement's parameters that has."""
-
-    alias: str
-    where: str | None = None
-    params: tuple[int, ...] = ()
 
 
 class Reader:

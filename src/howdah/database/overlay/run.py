@@ -19,8 +19,7 @@ from .altering import evolution, renamed
 from .binding import bind
 from .columns import quoted, selection
 from .objects import check_shape, drop
-from .planner import Plan
-from .reading import Promotion
+from .plans import Plan, Promotion
 from .tiered import SHAPE, Snapshot, Tiered, described
 
 MOST = 2_000_000

@@ -1,0 +1,68 @@
+"""What is to be done for a statement over tiered tables: the planner makes it, ``run`` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from ...errors import Unsupported
+from .filters import Condition
+from .tiered import Tiered, View
+
+Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter"]
+
+
+class Promotion(NamedTuple):
+    """The bound rows that a write may touch: its table's alias, its condition on single rows (``None``: any may be), and which
+    of the statement's parameters that has."""
+
+    alias: str
+    where: str | None = None
+    params: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Plan:
+    """A statement over tiered tables.
+
+    ``uses`` are the base rows to be bound, per table the conditions of each mention (any of them may be needed); ``sql`` is the
+    statement over heap and bound rows. Writes to a tiered ``target`` have more to do first: see ``run``.
+    """
+
+    kind: Kind
+    sql: str
+    uses: dict[Tiered, list[list[Condition]]] = field(default_factory=dict)
+    target: Tiered | None = None
+    alias: str = ""
+    where: str | None = None
+    where_params: tuple[int, ...] = ()
+    also: list[tuple[Tiered, Promotion]] = field(default_factory=list)
+    """Writes in common table expressions."""
+    returning: bool = False
+    probe: str | None = None
+    probe_params: tuple[int, ...] = ()
+    names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
+    """How each table was called: it must still be meant when the statement runs."""
+    views: dict[str, View] = field(default_factory=dict)
+    """The views that were called, by how: they must still say the same."""
+    quick: str | None = None
+    """What to try first on the heap alone, by the whole key: a row that it finds is the row; an INSERT says itself whether its
+    keys are new."""
+    rekey: bool = False
+    """Whether keys change: new ones are looked up, as those of inserted rows are."""
+    nowait: bool = False
+    """Whether a row that somebody else has locked is an error at once."""
+    mode: str = ""
+    """Which tiers are read, if not those that are by default."""
+    lookup: str | None = None
+    """The query for the keys that a MERGE may meet, as the base has them."""
+    lookup_params: tuple[int, ...] = ()
+    noting: str | None = None
+    """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
+    functions: frozenset[str] = frozenset()
+    """The functions that are called more than once for one answer: none may be volatile."""
+
+
+def unsupported(what: str) -> Unsupported:
+    """The error for a statement that cannot be answered rightly."""
+    return Unsupported(f"{what} is not supported")

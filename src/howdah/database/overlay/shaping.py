@@ -1,0 +1,82 @@
+"""Plans statements that make, change or drop tables, where a tiered table is concerned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .columns import quoted
+from .plans import Plan, unsupported
+from .tiered import Known
+from .tree import range_vars, walk
+
+TABLE = 42
+"""What CREATE TABLE … AS makes (a materialized view would not follow what is flushed) and DROP TABLE drops."""
+_CHECK = 6
+_ALTERS = frozenset(f"AT_{name}" for name in (
+    *("AddColumn", "DropColumn", "AlterColumnType", "AddConstraint", "DropConstraint", "ColumnDefault", "DropNotNull", "SetStatistics"),
+    *("SetStorage", "SetCompression", "SetOptions", "ResetOptions", "SetRelOptions", "ResetRelOptions", "ChangeOwner", "ClusterOn"),
+    *("DropCluster", "ReplicaIdentity"),
+))  # fmt: skip
+"""Parts of ALTER TABLE that the base follows, or need not."""
+
+
+def altering(sql: str, node: Any, known: Known) -> Plan | None:
+    """The plan of ALTER TABLE."""
+    kind = str(node.WhichOneof("node"))
+    relation = getattr(node, kind).relation
+    tiered = known.table(relation.schemaname, relation.relname)
+    if tiered is None:
+        if kind == "alter_table_stmt" and any(known.table(r.schemaname, r.relname) for r in range_vars(node)):
+            raise unsupported("a foreign key to a tiered table, whose checks see hot rows only,")
+        return None
+    for item in node.alter_table_stmt.cmds if kind == "alter_table_stmt" else ():
+        command = item.alter_table_cmd
+        names = command.DESCRIPTOR.fields_by_name["subtype"].enum_type.values_by_number
+        what = names[command.subtype].name
+        made = getattr(command, "def")
+        if what == "AT_AddColumn":
+            column = made.column_def
+            serial = column.type_name.names[-1].string.sval in (
+                "serial",
+                "bigserial",
+                "smallserial",
+                "serial2",
+                "serial4",
+                "serial8",
+            )
+            if column.constraints or serial:
+                raise unsupported(
+                    f"a new column {column.colname} with a default or constraint on a tiered table, which rows on object storage would"
+                    " not have (add it without, UPDATE, then set the default)"
+                )
+        elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
+            raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
+        elif what == "AT_AddConstraint" and (made.constraint.contype != _CHECK or not made.constraint.skip_validation):
+            raise unsupported("a new constraint on a tiered table, but for a CHECK that is NOT VALID,")
+        elif what not in _ALTERS:
+            raise unsupported(f"{what.removeprefix('AT_')} in ALTER TABLE of a tiered table")
+    made_plan = Plan("alter", sql, {tiered: []})
+    made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
+    return made_plan
+
+
+def check_create(made: Any, known: Known) -> None:
+    """Refuse a new table that hangs on a tiered one."""
+    for parent in (r for item in made.inh_relations for r in range_vars(item)):
+        if known.find(parent.schemaname, parent.relname) is not None:
+            raise unsupported(f"a child of the tiered table {parent.relname}")
+    for there in (m.pktable for m in walk(made) if type(m).__name__ == "Constraint"):
+        if known.find(there.schemaname, there.relname) is not None:
+            raise unsupported(f"a foreign key to the tiered table {there.relname}, whose checks see hot rows only,")
+
+
+def dropping(sql: str, node: Any, known: Known) -> Plan | None:
+    """The plan of DROP TABLE."""
+    made = Plan("drop", sql)
+    for item in node.drop_stmt.objects if node.WhichOneof("node") == "drop_stmt" else ():
+        names = [part.string.sval for part in item.list.items]
+        tiered = known.table("" if len(names) == 1 else names[0], names[-1]) if 1 <= len(names) <= 2 else None
+        if tiered is not None and node.drop_stmt.remove_type == TABLE:
+            made.uses[tiered] = []
+            made.names[tiered] = (".".join(map(quoted, names)),)
+    return made if made.uses else None
