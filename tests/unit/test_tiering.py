@@ -505,6 +505,15 @@ def test_merge(db: Database, tmp_path: Path) -> None:
         assert tx_rows[0][0] == 2
         inner.rollback()
     same(db)
+    # Keys that are compared otherwise than by their text.
+    for name in "tp":
+        db.execute(
+            f"CREATE TABLE k_{name} (id text PRIMARY KEY, ts date, n int); INSERT INTO k_{name} VALUES ('ab', '2024-01-01', 1)"
+        )
+    db.execute("CREATE TABLE padded (k char(5)); INSERT INTO padded VALUES ('ab')")
+    db.tier("k_t", location=tmp_path / "keys", hot_for=0, time_column="ts")
+    db.flush()
+    both("MERGE INTO k_{t} x USING padded s ON x.id = s.k WHEN MATCHED THEN UPDATE SET n = 5 RETURNING *")
     # A source that is tiered, too, and was made later.
     for name in "tp":
         db.execute(f"CREATE TABLE s_{name} (id bigint PRIMARY KEY, ts timestamptz, n int)")

@@ -221,7 +221,11 @@ class AsyncDatabase(AsyncStatements):
                 raise _unreachable(error, self._server.place) from error
             raise
         if session.epoch != self._epoch:
-            session.forget(self._epoch)
+            try:
+                await session.forget(self._epoch)
+            except BaseException:
+                self._release(session)
+                raise
         return session
 
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
@@ -234,9 +238,9 @@ class AsyncDatabase(AsyncStatements):
 
     def _release(self, session: Session) -> None:
         assert self._pool is not None
-        if session.changed:
+        if session.changes != session.noted:
+            session.noted = session.changes
             self._epoch += 1
-            session.forget(self._epoch)
         if session.marked:  # what somebody has set there must not reach the next caller
             session.terminate()
         self._pool.release(session)

@@ -33,6 +33,8 @@ _MARK: Final = re.compile(
 """Statements that leave something on their connection."""
 _SHAPING: Final = ("ALTER", "DROP", "CREATE VIEW")
 """What statements are called that change the shape of what has a name."""
+_DDL: Final = re.compile(r"\b(?:ALTER|DROP|VIEW|DO|CALL)\b", re.IGNORECASE)
+"""What a script has that may do so."""
 KEPT: Final = 300
 """Prepared statements that a connection keeps."""
 _MANY: Final = "cannot insert multiple commands into a prepared statement"
@@ -55,10 +57,12 @@ class Session:
         self._statements: OrderedDict[str, Any] = OrderedDict()
         self.marked = False
         """Whether a caller's statement may have left something on the connection, such as a setting."""
-        self.changed = False
-        """Whether a statement may have changed the shape of a table since ``forget``."""
+        self.changes = 0
+        """How many statements may have changed the shape of a table."""
+        self.noted = 0
+        """How many of these its owner knows of."""
         self.epoch = 0
-        """Until which change of shapes, of those that its owner counts, the statements here are good."""
+        """Until which change of shapes, of all that its owner counts, what is kept here is good."""
 
     # What a pool asks of a connection.
 
@@ -86,14 +90,15 @@ class Session:
         if _marks(sql):
             self.marked = True
 
-    def forget(self, epoch: int) -> None:
-        """Prepare every statement anew: tables have changed their shapes."""
+    async def forget(self, epoch: int) -> None:
+        """Keep nothing that was made before tables changed their shapes: no prepared statement, no temporary table of ours."""
         self._statements.clear()
-        self.changed, self.epoch = False, epoch
+        self.epoch = epoch
+        await self.command("DISCARD TEMP")
 
     def _shaped(self) -> None:
         self._statements.clear()
-        self.changed = True
+        self.changes += 1
 
     async def _prepared(self, sql: str, timeout: float | None) -> Any:
         found = self._statements.get(sql)
@@ -129,10 +134,10 @@ class Session:
         names = () if rows else tuple(a.name for a in statement.get_attributes())
         return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, status, spent)
 
-    async def columns(self, sql: str) -> tuple[str, ...]:
-        """The names of the columns that a statement gives, without running it."""
+    async def columns(self, sql: str) -> list[tuple[str, str]]:
+        """Name and type of the columns that a statement gives, without running it."""
         try:
-            return tuple(a.name for a in (await self._prepared(sql, None)).get_attributes())
+            return [(a.name, a.type.name) for a in (await self._prepared(sql, None)).get_attributes()]
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, sql, None) from error
 
@@ -164,7 +169,8 @@ class Session:
             await self.connection.execute(script, timeout=timeout)
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, script, timeout) from error
-        self._shaped()
+        if _DDL.search(script):
+            self._shaped()
         return Executed(len(split(script)))
 
     async def command(self, sql: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from .session import Session, controls, split
 
 Duration = float | timedelta
 CHUNK = 500
+_SHAPING = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:ALTER|DROP)\b", re.IGNORECASE | re.DOTALL)
 _CONTROL = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE")
 
 
@@ -37,6 +39,12 @@ def _checked(sql: str) -> str:
     if sql.split(None, 1)[0].rstrip(";").upper() in _CONTROL and ";" not in sql.strip().rstrip(";"):
         raise InvalidInput(f"{sql.strip()[:40]}: use transaction(), its savepoints and rollback()")
     return check_text(sql, "the statement")
+
+
+@lru_cache(1000)
+def _shaping(sql: str) -> bool:
+    """Whether a statement changes or drops what has a name."""
+    return _SHAPING.match(sql) is not None
 
 
 def _mode(tier: object, as_of: object) -> str:
@@ -89,6 +97,8 @@ class AsyncStatements:
         text = check_sql(sql)
         limit = self._timeout if timeout is None else seconds(timeout, "timeout")
         mode = "" if tier is None and as_of is None else _mode(tier, as_of)
+        if _shaping(text):  # the server lets through what changes a table that this process does not know to be tiered
+            await self._refreshed()
         for again in (False, True):
             try:
                 plan = await self._planned(text, mode) if mode or not self._plain else None
@@ -121,8 +131,9 @@ class AsyncStatements:
         return found
 
     async def _ran(self, session: Session, plan: Plan, call: Call) -> Rows:
+        before = session.changes
         rows = await run(session, plan, call)
-        if plan.kind in ("drop", "alter"):  # what follows may mean another table
+        if session.changes != before:  # what follows may mean another table
             await self._tiers.load(session)
         return rows
 
@@ -177,7 +188,8 @@ class AsyncStatements:
         text, limit = check_sql(script), self._limit(timeout)
         await self._refreshed()
         parts = split(text) if self._tiers.active else []
-        if any(map(self._tiers.plan, parts)):
+        views = len(parts) > 1 and " view " in text.lower() and not any(map(controls, parts))
+        if views or any(map(self._tiers.plan, parts)):
             return await self._script(text, parts, limit)
         async with self._using(text) as session:
             return await session.execute(text, limit)
@@ -188,8 +200,10 @@ class AsyncStatements:
             raise Unsupported("a script with BEGIN or COMMIT over tiered tables is not supported: use transaction()")
         async with self._using(text, block=True) as session:
             for part in parts:
-                plan = self._tiers.plan(part)
-                await (session.query(part, (), limit) if plan is None else self._ran(session, plan, Call((), limit)))
+                plan, before = self._tiers.plan(part), session.changes
+                await (session.query(part, (), limit) if plan is None else run(session, plan, Call((), limit)))
+                if session.changes != before:
+                    await self._tiers.load(session)
         return Executed(len(parts))
 
     async def stream(

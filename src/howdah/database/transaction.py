@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 import asyncpg
 
-from ..errors import Error, InvalidInput, TransactionError
+from ..errors import Error, InvalidInput, QueryError, TransactionError
 from .failures import DRIVER_ERRORS, explain
 from .session import Session
 from .statements import AsyncStatements
@@ -43,27 +43,53 @@ class AsyncSqlTransaction(AsyncStatements):
         self._state: Literal["new", "open", "over"] = "new"
         self._inner = False
         self._streaming = False
+        self._noted = 0
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise TransactionError("a transaction object is used once; call transaction() again")
         if self._parent is None:
             session = await self._database._acquire()
-            access = f"{self._tiers.bindable()}; SET TRANSACTION READ ONLY" if self._readonly else ""
             try:
-                await session.command(f"BEGIN ISOLATION LEVEL {self._isolation.upper()}{access}")
+                await self._begin(session)
             except BaseException:
                 self._database._release(session)
                 raise
+            self._noted = session.changes
         else:
             self._parent._check()
             async with self._lock:
                 self._parent._check()
-                session = self._parent._open_session()
+                session, self._noted = self._parent._open_session(), self._parent._noted
                 await session.command(f"SAVEPOINT level_{self._depth}")
                 self._parent._inner = True
         self._session, self._state = session, "open"
         return self
+
+    async def _begin(self, session: Session) -> None:
+        begin = f"BEGIN ISOLATION LEVEL {self._isolation.upper()}"
+        if not self._readonly:
+            await session.command(begin)
+            return
+        # It makes no temporary table later. Without them, as where one may make none, it reads what is not tiered.
+        for more in (True, True, False):
+            try:
+                tables = self._tiers.bindable() if more else ""
+                await session.command(f"{begin}{tables}; SET TRANSACTION READ ONLY")
+                return
+            except QueryError:
+                await session.command("ROLLBACK")
+                if not more:
+                    raise
+                await self._tiers.load(session)
+
+    async def _begun(self) -> None:
+        session = self._session
+        if (
+            session is not None and session.changes != self._noted
+        ):  # a statement of this transaction may have made a view
+            self._noted = session.changes
+            await self._refreshed()
 
     def transaction(self) -> AsyncSqlTransaction:
         """A savepoint: what its block does can be undone by itself. This transaction waits until it ends."""
@@ -140,6 +166,9 @@ class AsyncSqlTransaction(AsyncStatements):
             elif self._parent._state == "open":
                 await self._end_savepoint(session, commit)
         finally:
+            if session.changes != session.noted and not session.is_closed():
+                with suppress(Error):  # what was known may have been undone
+                    await self._tiers.load(session)
             if self._parent is not None:
                 self._parent._inner = False
             else:

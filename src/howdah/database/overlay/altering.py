@@ -13,6 +13,12 @@ from .columns import TierColumn, arrow_schema
 from .tiered import Tiered
 
 _BOUND = re.compile(r"\((\d+)\)")
+_SAME = {
+    *((t, t) for t in ("varchar", "bpchar", "timestamp", "timestamptz", "time", "timetz", "interval")),
+    *((t, "text") for t in ("varchar", "json", "jsonb", "uuid", "text")),
+    *(("text", "varchar"), ("json", "jsonb"), ("jsonb", "json"), ("int2", "int4")),
+}
+"""Types whose values the base has in the same form, where the second's bound is none or as wide."""
 _WIDER = {("int32", "int64"), ("float", "double")}
 
 
@@ -71,9 +77,9 @@ def _widened(tiered: Tiered, old: TierColumn, new: TierColumn) -> bool:
     if was == becomes:
         bounds = [_BOUND.search(c.spelled) for c in (old, new)]
         wider = bounds[1] is None or (bounds[0] is not None and int(bounds[1][1]) >= int(bounds[0][1]))
-        among = {old.type, new.type}
-        texts = new.type == "text" or among <= {"varchar", "text"} or among <= {"json", "jsonb"}
-        if wider and (old.type == new.type or texts or (old.type, new.type) == ("int2", "int4")):
+        if wider and (old.type, new.type) in _SAME:
+            return False
+        if old.type == new.type == "numeric" and new.spelled == "numeric":
             return False
     elif (was, becomes) in _WIDER:
         return True

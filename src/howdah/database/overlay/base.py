@@ -298,8 +298,9 @@ def _batches(metadata: str, names: Sequence[Any], condition: Any) -> Iterator[An
     ice, found = library(), opened(metadata)
     rows = ice.expressions.AlwaysTrue() if condition is None else condition
     scan = ice.io.pyarrow.ArrowScan(found.metadata, found.io, found.schema(), rows)
-    for batch in scan.to_record_batches([ice.table.FileScanTask(file) for file in names]):
-        yield from pa.Table.from_batches([batch]).cast(_arrow(metadata)).to_batches()
+    for file in names:  # one by one: it reads all that it is given
+        for batch in scan.to_record_batches([ice.table.FileScanTask(file)]):
+            yield from pa.Table.from_batches([batch]).cast(_arrow(metadata)).to_batches()
 
 
 def dataset(metadata: str, names: Sequence[Any]) -> Any:

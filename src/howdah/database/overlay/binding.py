@@ -44,12 +44,15 @@ async def _pieces(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
 def bindable(tiered: Tiered) -> str:
     """What makes the place for base rows."""
     name = tiered.loaded.partition(".")[2]
-    return f"CREATE TEMP TABLE IF NOT EXISTS {name} (LIKE {tiered.table}) ON COMMIT DELETE ROWS"
+    return (
+        f"CREATE TEMP TABLE IF NOT EXISTS {name} ON COMMIT DELETE ROWS AS"
+        f" SELECT {tiered.names()} FROM ONLY {tiered.table} WITH NO DATA"
+    )
 
 
-async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = False) -> int:
+async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = False, whole: bool = True) -> int:
     """Put base rows where the statement finds them; how many. Before it, the table there is empty. A read-only transaction may
-    write to a temporary table that is there, and make none."""
+    write to a temporary table that is there, and make none. ``whole``: whether the rows must have every column."""
     if readonly:
         there = await session.query("SELECT to_regclass($1) IS NOT NULL AS there", (tiered.loaded,), None)
         if not there[0]["there"]:
@@ -60,7 +63,9 @@ async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = 
     await session.command(f"{'' if readonly else f'{bindable(tiered)}; '}DELETE FROM {tiered.loaded}")
     if rows is None or not rows.num_rows:
         return 0
-    names = [c.name for c in tiered.columns]
+    names = [c.name for c in tiered.columns if c.name in rows.column_names]
+    if whole and len(names) < len(tiered.columns):
+        raise TierError(f"{tiered.table}: its base has other columns than it has: untier it, then tier it again")
     try:
         await session.connection.copy_to_table(
             tiered.loaded.partition(".")[2],

@@ -109,7 +109,7 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
     """One commit of the base and the cut that makes it count; what it moved, and whether there may be more."""
     await session.command("BEGIN ISOLATION LEVEL REPEATABLE READ")
     try:
-        snapshot = await current(session, tiered)
+        snapshot = await current(session, tiered, (tiered.table,))
         order = ", ".join(f"t.{quoted(c)}" for c in tiered.policy["sort_by"] or tiered.key)
         rows, xmins = await take(session, tiered, eligible(tiered), order, BATCH)
         dead = await _dead(session, tiered)
@@ -181,7 +181,7 @@ async def _cut(
             f" SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31});"
             " SET LOCAL lock_timeout = 0; SET LOCAL session_replication_role = replica"
         )
-        found = await current(session, tiered)
+        found = await current(session, tiered, (tiered.table,))
         if found.generation != snapshot.generation:
             raise TierError(f"{tiered.table}: its base was changed by somebody else during a flush")
         if dead:

@@ -88,7 +88,9 @@ class Tiers:
     async def load(self, session: Session) -> None:
         """Read which tables are tiered."""
         found = Known()
-        if (await session.query("SELECT to_regclass('howdah.tiers') IS NOT NULL AS there", (), None))[0]["there"]:
+        there = "SELECT to_regclass('howdah.tiers') IS NOT NULL, to_regprocedure('howdah.view_text(oid)') IS NOT NULL"
+        tables, views = tuple((await session.query(there, (), None))[0])
+        if tables:
             for row in await session.query(TIERS, (), None):
                 tiered = await described(
                     session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
@@ -96,7 +98,7 @@ class Tiers:
                 found.tables[row["schema"], row["name"]] = tiered
                 if row["visible"]:
                     found.tables["", row["name"]] = tiered
-            for row in await session.query(VIEWS, (), None) if found.tables else ():
+            for row in await session.query(VIEWS, (), None) if found.tables and views else ():
                 view = View(row["oid"], row["sql"])
                 found.views[row["schema"], row["name"]] = view
                 if row["visible"]:
@@ -263,11 +265,13 @@ async def untier(session: Session, tiered: Tiered) -> int:
         await session.command(
             f"SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
         )
-        before = await current(session, tiered)
+        before = await current(session, tiered, (tiered.table,), strict=False)
         found = await asyncio.to_thread(base.read, before.metadata, None)
-        await bind(session, tiered, found.rows)
+        # Columns that somebody has added past Howdah get their defaults.
+        among = None if found.rows is None else found.rows.column_names
+        await bind(session, tiered, found.rows, whole=False)
         live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
-        await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None)
+        await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=among)
         for statement in objects.drop(tiered):
             await session.command(statement)
     return int(live[0][0])

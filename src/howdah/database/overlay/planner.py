@@ -357,6 +357,8 @@ def _keys_of(condition: Any, alias: str, target: Tiered) -> str | None:
     """What a source must have for the key's columns, as the base has them: a list of expressions."""
     found: dict[str, str] = {}
     for expr in conjuncts(condition):
+        if any(type(m).__name__ == "CollateClause" for m in walk(expr)):
+            continue
         if expr.WhichOneof("node") != "a_expr" or expr.a_expr.kind != 1 or expr.a_expr.name[-1].string.sval != "=":
             continue
         for left, right in ((expr.a_expr.lexpr, expr.a_expr.rexpr), (expr.a_expr.rexpr, expr.a_expr.lexpr)):

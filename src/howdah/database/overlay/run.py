@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from ...errors import Error, InvalidInput, LimitExceeded, QueryTimeout, SnapshotExpired, TierError, Unsupported
+from ...errors import (
+    Error,
+    InvalidInput,
+    LimitExceeded,
+    QueryTimeout,
+    SerializationFailure,
+    SnapshotExpired,
+    TierError,
+    TieringRefused,
+    UndefinedTable,
+    Unsupported,
+)
 from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters
@@ -74,11 +85,15 @@ async def locked(session: Session, tiered: Tiered, names: Sequence[str] = (), *,
     return await current(session, tiered, names, " FOR SHARE" if repeatable else "")
 
 
-async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), lock: str = "") -> Snapshot:
-    """The base that this transaction's snapshot names, for a table that is still what was planned."""
+async def current(
+    session: Session, tiered: Tiered, names: Sequence[str] = (), lock: str = "", *, strict: bool = True
+) -> Snapshot:
+    """The base that this transaction's snapshot names, for a table that is still what was planned; if ``strict``, with the
+    columns that it was tiered with."""
     rows = await session.query(
         f"SELECT metadata, generation, max_key, policy->>'archive_location' AS archive, shape, {SHAPE.format(rel='t.rel')} AS now,"
         " (SELECT coalesce(bool_and(to_regclass(x) = t.rel), true) FROM unnest($2::text[]) x) AS meant"
+        f", pg_relation_filenode(rel) = (SELECT relfilenode FROM pg_class c WHERE c.oid = t.rel) AS same"
         f" FROM howdah.tiers t WHERE rel = $1::oid{lock}",
         (tiered.oid, list(names)),
         None,
@@ -86,6 +101,12 @@ async def current(session: Session, tiered: Tiered, names: Sequence[str] = (), l
     if not rows or not rows[0]["meant"]:
         why = "is not tiered any more" if not rows else "is not what its name means here"
         raise Stale(f"{tiered.table} {why}: run the statement again")
+    if not rows[0]["same"]:
+        raise SerializationFailure(
+            f"{tiered.table} was truncated or rewritten after this transaction began: run it again", sqlstate="40001"
+        )
+    if not strict:
+        return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
     if rows[0]["shape"] != tiered.shape:
         raise Stale(f"{tiered.table}: its columns were changed: run the statement again")
     if rows[0]["now"] != rows[0]["shape"]:
@@ -148,6 +169,8 @@ async def stream(session: Session, plan: Plan, call: Call, chunk: int) -> AsyncI
 
 async def prepare(session: Session, plan: Plan, call: Call) -> None:
     """Bind the base rows of every table, and bring back to the heap what is to be written."""
+    if plan.kind not in ("truncate", "drop", "alter"):
+        await _held(session, plan)
     isolation, readonly = tuple(
         (
             await session.query(
@@ -184,6 +207,17 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             await _promote(session, tiered, promotion, call.params)
     if plan.nowait:
         await session.command("SET LOCAL lock_timeout TO DEFAULT")
+
+
+async def _held(session: Session, plan: Plan) -> None:
+    """Keep the tables as they are, before the first snapshot: a TRUNCATE or change of columns is seen by older ones, too."""
+    tables = sorted({t.table for t in (*plan.uses, *([plan.target] if plan.target else []))})
+    if not tables:
+        return
+    try:
+        await session.command(f"LOCK TABLE {', '.join(f'ONLY {table}' for table in tables)} IN ACCESS SHARE MODE")
+    except UndefinedTable as error:
+        raise Stale(f"{' or '.join(tables)} is not there any more: run the statement again") from error
 
 
 async def _steady(session: Session, plan: Plan) -> None:
@@ -246,6 +280,10 @@ async def _bound(
 async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, ...]] | None:
     """The keys that a MERGE may meet; ``None`` if some are of another type than those of the base."""
     assert plan.lookup is not None and plan.target is not None
+    types = [type_ for _, type_ in await session.columns(plan.lookup)]
+    # What is padded or folded when it is compared is not told by its text.
+    if any(t not in ("int2", "int4", "int8", "text", "varchar") for t in types):
+        return None
     rows = await session.query(plan.lookup, [call.params[n - 1] for n in plan.lookup_params], None)
     keys = [tuple(row) for row in rows if None not in tuple(row)]
     kinds = [int if c.type.startswith("int") else str for c in plan.target.key_columns]
@@ -274,7 +312,7 @@ async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     snapshot = await current(session, tiered, names, " FOR UPDATE")
     if snapshot.metadata is None:
         return
-    await session.command(f"TRUNCATE {tiered.shadow}")
+    await session.command(f"DELETE FROM {tiered.shadow}")  # a TRUNCATE would reach into older snapshots
     await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
     made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
     if made is not None:
@@ -292,15 +330,28 @@ async def _altered(session: Session, old: Tiered) -> None:
     """Let the base follow what has become of a table's columns."""
     where = "FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace"
     sql = f"SELECT n.nspname, c.relname, t.metadata, {SHAPE.format(rel='t.rel')} AS shape {where} WHERE t.rel = $1::oid"
-    schema, name, metadata, shape = tuple((await session.query(sql, (old.oid,), None))[0])
+    schema, name, metadata, shape = tuple((await session.query(f"{sql} FOR UPDATE OF t", (old.oid,), None))[0])
     new = await described(session, old.oid, schema, name, old.location, old.policy, shape)
     work, policy = evolution(old, new), renamed(old, new)
     check_shape(new, policy)
+    known = {c.number for c in old.columns}
+    filled = await session.query(
+        "SELECT a.attname FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = $1::oid"
+        " AND a.attnum = ANY($2::int[]) AND (a.atthasmissing OR y.typdefault IS NOT NULL OR y.typnotnull)",
+        (old.oid, [c.number for c in new.columns if c.number not in known]),
+        None,
+    )
+    if filled:
+        raise TieringRefused(
+            f"{old.table}: the new column {filled[0][0]} has a default or a domain's rule, which rows on object storage would not have"
+        )
     await session.query(
         "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
     )
     if work is not None and metadata is not None:
-        await named(session, old, await asyncio.to_thread(base.change, old.location, metadata, work), metadata)
+        made = await asyncio.to_thread(base.change, old.location, metadata, work)
+        if not await named(session, old, made, metadata):
+            raise TierError(f"{old.table}: its base was changed by somebody else meanwhile: run the statement again")
 
 
 async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:
@@ -330,17 +381,25 @@ async def _promote(session: Session, tiered: Tiered, wanted: Promotion, params: 
 
 
 async def promoted(
-    session: Session, tiered: Tiered, source: str, params: Sequence[Any], *, most: int | None = PROMOTED
+    session: Session,
+    tiered: Tiered,
+    source: str,
+    params: Sequence[Any],
+    *,
+    most: int | None = PROMOTED,
+    among: Collection[str] | None = None,
 ) -> None:
-    """Bring live base rows back to the heap: their keys are shadowed, which is also what keeps two of us apart."""
+    """Bring live base rows back to the heap: their keys are shadowed, which is also what keeps two of us apart. ``among``: the
+    columns that they have, if not all."""
+    names = [c.name for c in tiered.columns if not c.generated and (among is None or c.name in among)]
     # No trigger, rule or cascade sees rows that only change their place.
     await session.command("SET LOCAL session_replication_role = replica")
     moved = await session.query(
         f"WITH b AS (SELECT * FROM ({source}) b WHERE {tiered.live('b')}),"
         f" s AS (INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM b ORDER BY {tiered.keys('b')}"
         f" ON CONFLICT DO NOTHING RETURNING {tiered.keys()})"
-        f" INSERT INTO {tiered.table} ({tiered.names(generated=False)}) OVERRIDING SYSTEM VALUE"
-        f" SELECT {tiered.names('b', generated=False)} FROM b JOIN s USING ({tiered.keys()})",
+        f" INSERT INTO {tiered.table} ({', '.join(map(quoted, names))}) OVERRIDING SYSTEM VALUE"
+        f" SELECT {', '.join(f'b.{quoted(n)}' for n in names)} FROM b JOIN s USING ({tiered.keys()})",
         params,
         None,
     )
@@ -355,18 +414,18 @@ async def promoted(
 async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Rows:
     """Run a write that makes new keys, and look these up in the base."""
     snapshot = await current(session, tiered)
-    for name in (tiered.written, tiered.probe):
-        columns = f"AS SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA"
-        shape = (
-            f"(LIKE {tiered.table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
-            if name == tiered.probe
-            else f"ON COMMIT DELETE ROWS {columns}"
-        )
-        await session.command(f"CREATE TEMP TABLE IF NOT EXISTS {name.partition('.')[2]} {shape}; DELETE FROM {name}")
+    await session.command(
+        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.written.partition('.')[2]} ON COMMIT DELETE ROWS AS"
+        f" SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA; DELETE FROM {tiered.written}"
+    )
     if plan.probe is not None and snapshot.metadata is not None:
+        # It has the defaults of this moment, and holds a sequence: it goes at once.
+        name = tiered.probe.partition(".")[2]
+        await session.command(f"CREATE TEMP TABLE {name} (LIKE {tiered.table} INCLUDING DEFAULTS) ON COMMIT DROP")
         await _relaxed(session, tiered)
         await session.query(plan.probe, [call.params[n - 1] for n in plan.probe_params], None)
         keys = await _keys(session, tiered, tiered.probe)
+        await session.command(f"DROP TABLE {tiered.probe}")
         if keys:
             found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys))
             if await bind(session, tiered, found.rows):
@@ -380,7 +439,7 @@ async def _noted(session: Session, plan: Plan, tiered: Tiered) -> str:
     """The statement of a write, with what notes its new keys."""
     if plan.noting is None:
         return plan.sql
-    names = (await session.columns(plan.sql)) if plan.returning else ()
+    names = [name for name, _ in await session.columns(plan.sql)] if plan.returning else []
     mine = [f"c{number}" for number in range(len(names))]
     keys = [f"k{number}" for number in range(len(tiered.key))]
     shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in zip(mine, names, strict=True))
