@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -413,3 +414,32 @@ def test_an_older_database_opens(db: Database, database_url: str, tmp_path: Path
     db.execute("DROP FUNCTION howdah.view_text(oid)")
     with Database.open(database_url) as other:
         assert other.query("SELECT count(*) FROM t")[0][0] == 60
+
+
+def test_changes_of_columns_and_writes_wait_for_each_other(db: Database, database_url: str, tmp_path: Path) -> None:
+    make(db, str(tmp_path / "base"))
+    db.flush()
+    stop, errors = threading.Event(), list[BaseException]()
+
+    def write() -> None:
+        try:
+            with Database.open(database_url) as other:
+                while not stop.is_set():
+                    with suppress(Unsupported), other.transaction() as tx:  # planned under other columns
+                        tx.query("UPDATE t SET x = 1 WHERE id < 20")
+                        tx.query("SELECT count(*) FROM t")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        db.query("ALTER TABLE t ADD COLUMN z int")
+        db.flush()
+        db.query("ALTER TABLE t DROP COLUMN z")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert db.query("SELECT count(*) FROM t")[0][0] == 60

@@ -263,7 +263,8 @@ async def untier(session: Session, tiered: Tiered) -> int:
     """Bring every row back to the heap and forget the policy; how many came back."""
     async with session.transaction():
         await session.command(
-            f"SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
+            f"SET LOCAL lock_timeout = '30s'; LOCK TABLE ONLY {tiered.table} IN ACCESS EXCLUSIVE MODE;"
+            f" SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
         )
         before = await current(session, tiered, (tiered.table,), strict=False)
         found = await asyncio.to_thread(base.read, before.metadata, None)

@@ -38,6 +38,8 @@ MOST = 2_000_000
 PROMOTED = 100_000
 """Base rows that one write may bring back to the heap."""
 LOCK = 1752
+_ALONE = ("truncate", "drop", "alter")
+"""Statements that have a table for themselves."""
 EVERY = frozenset(("warm", "cold"))
 ASKED = {"": ("hot", "warm"), "hot": ("hot",), "warm": ("warm",), "cold": ("cold",), "all": ("hot", "warm", "cold"),
          "past": ("warm", "cold")}  # fmt: skip
@@ -169,8 +171,7 @@ async def stream(session: Session, plan: Plan, call: Call, chunk: int) -> AsyncI
 
 async def prepare(session: Session, plan: Plan, call: Call) -> None:
     """Bind the base rows of every table, and bring back to the heap what is to be written."""
-    if plan.kind not in ("truncate", "drop", "alter"):
-        await _held(session, plan)
+    await _held(session, plan)
     isolation, readonly = tuple(
         (
             await session.query(
@@ -186,7 +187,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
     for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
         repeatable = isolation != "read committed"
         names = plan.names.get(tiered, ())
-        if plan.kind in ("truncate", "drop", "alter"):
+        if plan.kind in _ALONE:
             await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
             before = {"truncate": _emptied, "drop": _dropped}.get(plan.kind, current)
             await before(session, tiered, names)
@@ -210,12 +211,14 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
 
 
 async def _held(session: Session, plan: Plan) -> None:
-    """Keep the tables as they are, before the first snapshot: a TRUNCATE or change of columns is seen by older ones, too."""
+    """Keep the tables as they are, before the first snapshot: a TRUNCATE or change of columns is seen by older ones, too. Whoever
+    takes a table's advisory lock has this lock before."""
+    mode = "ACCESS EXCLUSIVE" if plan.kind in _ALONE else "ACCESS SHARE"
     tables = sorted({t.table for t in (*plan.uses, *([plan.target] if plan.target else []))})
     if not tables:
         return
     try:
-        await session.command(f"LOCK TABLE {', '.join(f'ONLY {table}' for table in tables)} IN ACCESS SHARE MODE")
+        await session.command(f"LOCK TABLE {', '.join(f'ONLY {table}' for table in tables)} IN {mode} MODE")
     except UndefinedTable as error:
         raise Stale(f"{' or '.join(tables)} is not there any more: run the statement again") from error
 
