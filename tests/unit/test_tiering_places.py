@@ -28,4 +28,11 @@ def test_random_statements_do_as_on_a_plain_table(
     if kind == "s3":
         policy = {"location": request.getfixturevalue("s3"), "partition_by": "bucket(3, id)"}
     with Database.open(database_url) as db:
-        episode(db, tmp_path, f"{SEED} {kind} {number}", STATEMENTS // (100 if kind == "s3" else 20), **policy)
+        episode(
+            db,
+            tmp_path,
+            f"{SEED} {kind} {number}",
+            STATEMENTS // (100 if kind == "s3" else 40),
+            alters=number == 0,
+            **policy,
+        )
