@@ -351,9 +351,9 @@ def test_conditions_that_answer_differently_and_composite_keys(db: Database, tmp
     assert db.query("UPDATE c SET v = upper(v) || '!'").affected == left
     assert db.flush().rows == left
     upsert = "INSERT INTO c (id, v) VALUES (md5($1)::uuid, 'new') ON CONFLICT (tenant, id) DO UPDATE SET v = excluded.v RETURNING v"
-    with pytest.raises(Unsupported, match="functions"):
+    with pytest.raises(Unsupported, match=r"volatile function gen_random_uuid"):
         db.query(upsert.replace("md5($1)::uuid", "gen_random_uuid()"))
-    assert db.query(upsert, "2999")[0]["v"] == "new"
+    assert db.query(upsert.replace("$1", "replace($1, '_', '')"), "29_99")[0]["v"] == "new"
     assert (
         db.query("INSERT INTO c (id, v) SELECT md5(n::text)::uuid, 'x' FROM generate_series(5000, 8000) n").affected
         == 3001
@@ -440,7 +440,6 @@ def test_views_see_every_row(db: Database, database_url: str, tmp_path: Path) ->
         db.query("SELECT * FROM new_t ORDER BY id")
     for name in "tp":
         db.query(f"CREATE TABLE copy_{name} AS SELECT id, n FROM {name} WHERE n > $1", 3)
-        db.query(f"CREATE TEMP TABLE IF NOT EXISTS copy_{name} AS SELECT 1 FROM {name}")
     both("SELECT * FROM copy_{t} ORDER BY 1")
     db.untier("t")
     both("SELECT * FROM named_{t} ORDER BY id")
@@ -505,6 +504,8 @@ def test_merge(db: Database, tmp_path: Path) -> None:
         assert tx_rows[0][0] == 2
         inner.rollback()
     same(db)
+    both("MERGE INTO {t} x USING news ON x.id = $1 WHEN MATCHED AND k = 3 THEN DELETE RETURNING x.id", 90)
+    both("MERGE INTO {t} x USING news ON x.id = 91 AND k = 4 WHEN MATCHED THEN UPDATE SET n = v RETURNING x.id, k")
     # Keys that are compared otherwise than by their text.
     for name in "tp":
         db.execute(

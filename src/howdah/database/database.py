@@ -20,11 +20,11 @@ from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
 from .overlay.analytics import analyze
+from .overlay.counting import Stale
 from .overlay.expiry import expire
 from .overlay.flush import Flushed, lease
 from .overlay.flusher import Flusher, flushed, tended
 from .overlay.manage import Tiers, TierSnapshot, TierStatus, is_due, policy_of, snapshots, status, tier, untier
-from .overlay.run import Stale
 from .rows import Checkpointed, DatabaseStatus, Notification, Rows
 from .server import Server
 from .session import Session

@@ -24,17 +24,20 @@ STALE: Final = (
     asyncpg.InvalidSQLStatementNameError,
 )
 """A prepared statement that does not fit the tables any more, or is gone."""
+_BEGINS: Final = r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+"""Where a statement begins."""
 _MARK: Final = re.compile(
-    r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SET\s(?!\s*(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET\b|DISCARD\b|LISTEN\b"
+    rf"{_BEGINS}(?:SET\s(?!\s*(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET\b|DISCARD\b|LISTEN\b"
     r"|LOAD\b|PREPARE\b|DO\b)|(?:INTO|CREATE|REPLACE)\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP|WITH\s+HOLD|pg_temp|set_config\s*\("
     r"|pg_(?:try_)?advisory_lock",
     re.IGNORECASE | re.DOTALL,
 )
 """Statements that leave something on their connection."""
-_SHAPING: Final = ("ALTER", "DROP", "CREATE VIEW")
-"""What statements are called that change the shape of what has a name."""
-_DDL: Final = re.compile(r"\b(?:ALTER|DROP|VIEW|DO|CALL)\b", re.IGNORECASE)
-"""What a script has that may do so."""
+_SHAPES: Final = re.compile(
+    rf"{_BEGINS}(?:ALTER|DROP|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:TEMP|TEMPORARY|RECURSIVE)\s+)*VIEW)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Statements that change the shape of what has a name."""
 KEPT: Final = 300
 """Prepared statements that a connection keeps."""
 _MANY: Final = "cannot insert multiple commands into a prepared statement"
@@ -127,12 +130,12 @@ class Session:
             if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
                 return await self._several(sql, timeout)
             raise self._explained(error, sql, timeout) from error
-        spent, status = time.perf_counter() - began, statement.get_statusmsg()
-        if status.startswith(_SHAPING):
+        spent = time.perf_counter() - began
+        if shapes(sql):
             self._shaped()
         # A row knows its columns; the statement, while its connection is there.
         names = () if rows else tuple(a.name for a in statement.get_attributes())
-        return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, status, spent)
+        return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, statement.get_statusmsg(), spent)
 
     async def columns(self, sql: str) -> list[tuple[str, str]]:
         """Name and type of the columns that a statement gives, without running it."""
@@ -169,7 +172,7 @@ class Session:
             await self.connection.execute(script, timeout=timeout)
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             raise self._explained(error, script, timeout) from error
-        if _DDL.search(script):
+        if shapes(script):
             self._shaped()
         return Executed(len(split(script)))
 
@@ -205,6 +208,12 @@ class Session:
 @lru_cache(1000)
 def _marks(sql: str) -> bool:
     return _MARK.search(sql) is not None
+
+
+@lru_cache(1000)
+def shapes(sql: str) -> bool:
+    """Whether a statement, or one of a script, changes or drops what has a name, or makes a view."""
+    return _SHAPES.search(sql) is not None
 
 
 def controls(statement: str) -> bool:

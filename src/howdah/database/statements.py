@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -14,16 +13,16 @@ from ..values import check_text, seconds
 from . import copying
 from .failures import Gated
 from .overlay.columns import quoted
+from .overlay.counting import Stale
 from .overlay.manage import Tier, Tiers
 from .overlay.plans import Plan
-from .overlay.run import Call, Stale, check_as_of, inserted, read, run, stream
+from .overlay.run import Call, check_as_of, inserted, read, run, stream
 from .overlay.tiered import Tiered
 from .rows import Executed, Reading, Row, Rows
-from .session import Session, controls, split
+from .session import Session, controls, shapes, split
 
 Duration = float | timedelta
 CHUNK = 500
-_SHAPING = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:ALTER|DROP)\b", re.IGNORECASE | re.DOTALL)
 _CONTROL = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE")
 
 
@@ -39,12 +38,6 @@ def _checked(sql: str) -> str:
     if sql.split(None, 1)[0].rstrip(";").upper() in _CONTROL and ";" not in sql.strip().rstrip(";"):
         raise InvalidInput(f"{sql.strip()[:40]}: use transaction(), its savepoints and rollback()")
     return check_text(sql, "the statement")
-
-
-@lru_cache(1000)
-def _shaping(sql: str) -> bool:
-    """Whether a statement changes or drops what has a name."""
-    return _SHAPING.match(sql) is not None
 
 
 def _mode(tier: object, as_of: object) -> str:
@@ -97,7 +90,7 @@ class AsyncStatements:
         text = check_sql(sql)
         limit = self._timeout if timeout is None else seconds(timeout, "timeout")
         mode = "" if tier is None and as_of is None else _mode(tier, as_of)
-        if _shaping(text):  # the server lets through what changes a table that this process does not know to be tiered
+        if shapes(text):  # the server lets through what changes a table that this process does not know to be tiered
             await self._refreshed()
         for again in (False, True):
             try:
@@ -188,8 +181,9 @@ class AsyncStatements:
         text, limit = check_sql(script), self._limit(timeout)
         await self._refreshed()
         parts = split(text) if self._tiers.active else []
-        views = len(parts) > 1 and " view " in text.lower() and not any(map(controls, parts))
-        if views or any(map(self._tiers.plan, parts)):
+        # After a change of shape what follows may mean something else.
+        shaping = len(parts) > 1 and shapes(text) and not any(map(controls, parts))
+        if shaping or any(map(self._tiers.plan, parts)):
             return await self._script(text, parts, limit)
         async with self._using(text) as session:
             return await session.execute(text, limit)

@@ -85,9 +85,8 @@ class AsyncSqlTransaction(AsyncStatements):
 
     async def _begun(self) -> None:
         session = self._session
-        if (
-            session is not None and session.changes != self._noted
-        ):  # a statement of this transaction may have made a view
+        # A statement of this transaction may have made a view.
+        if session is not None and session.changes != self._noted:
             self._noted = session.changes
             await self._refreshed()
 

@@ -1,16 +1,23 @@
-"""Changes of a tiered table's columns, carried to its base by Iceberg's own evolution: no file is written anew."""
+"""What TRUNCATE, DROP TABLE and ALTER TABLE do to a base: columns change by Iceberg's own evolution, and no file is written anew.
+
+The caller has the table for itself.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...errors import TieringRefused
+from ...errors import TierError, TieringRefused
 from ..copying import arrow_library
+from ..session import Session
 from . import base
 from .columns import TierColumn, arrow_schema
-from .tiered import Tiered
+from .counting import current, named
+from .objects import check_shape, drop
+from .tiered import SHAPE, Tiered, described
 
 _BOUND = re.compile(r"\((\d+)\)")
 _SAME = {
@@ -22,7 +29,54 @@ _SAME = {
 _WIDER = {("int32", "int64"), ("float", "double")}
 
 
-def renamed(old: Tiered, new: Tiered) -> dict[str, Any]:
+async def emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
+    """Forget the base's rows; older versions can still be read."""
+    snapshot = await current(session, tiered, names, " FOR UPDATE")
+    if snapshot.metadata is None:
+        return
+    await session.command(f"DELETE FROM {tiered.shadow}")  # a TRUNCATE would reach into older snapshots
+    await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
+    made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
+    if made is not None:
+        await named(session, tiered, made, snapshot.metadata)
+
+
+async def dropped(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
+    """Forget that a table is tiered. The files of its base stay."""
+    await current(session, tiered, names)
+    for statement in drop(tiered):
+        await session.command(statement)
+
+
+async def altered(session: Session, old: Tiered) -> None:
+    """Let the base follow what has become of a table's columns."""
+    where = "FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace"
+    sql = f"SELECT n.nspname, c.relname, t.metadata, {SHAPE.format(rel='t.rel')} AS shape {where} WHERE t.rel = $1::oid"
+    schema, name, metadata, shape = tuple((await session.query(f"{sql} FOR UPDATE OF t", (old.oid,), None))[0])
+    new = await described(session, old.oid, schema, name, old.location, old.policy, shape)
+    work, policy = _evolution(old, new), _renamed(old, new)
+    check_shape(new, policy)
+    known = {c.number for c in old.columns}
+    filled = await session.query(
+        "SELECT a.attname FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = $1::oid"
+        " AND a.attnum = ANY($2::int[]) AND (a.atthasmissing OR y.typdefault IS NOT NULL OR y.typnotnull)",
+        (old.oid, [c.number for c in new.columns if c.number not in known]),
+        None,
+    )
+    if filled:
+        raise TieringRefused(
+            f"{old.table}: the new column {filled[0][0]} has a default or a domain's rule, which rows on object storage would not have"
+        )
+    await session.query(
+        "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
+    )
+    if work is not None and metadata is not None:
+        made = await asyncio.to_thread(base.change, old.location, metadata, work)
+        if not await named(session, old, made, metadata):
+            raise TierError(f"{old.table}: its base was changed by somebody else meanwhile: run the statement again")
+
+
+def _renamed(old: Tiered, new: Tiered) -> dict[str, Any]:
     """The policy under the columns' new names."""
     now = {c.number: c.name for c in new.columns}
     names = {c.name: now.get(c.number, c.name) for c in old.columns}
@@ -34,7 +88,7 @@ def renamed(old: Tiered, new: Tiered) -> dict[str, Any]:
     return policy
 
 
-def evolution(old: Tiered, new: Tiered) -> Callable[[Any], None] | None:
+def _evolution(old: Tiered, new: Tiered) -> Callable[[Any], None] | None:
     """What makes a base have a table's new columns; ``None`` if it has them. ``TieringRefused`` for what Iceberg cannot do."""
     before, after = ({c.number: c for c in t.columns} for t in (old, new))
     if [(before[n].name, before[n].type) for n in _keys(old)] != [(after[n].name, after[n].type) for n in _keys(new)]:

@@ -22,8 +22,8 @@ from ..session import Session
 from . import base, place
 from .binding import fetch
 from .columns import TierColumn, quoted
+from .counting import current
 from .manage import Tiers, ordinary
-from .run import current
 from .tiered import Tiered
 
 _CASTS = {
@@ -36,6 +36,10 @@ _CASTS = {
     "halfvec": "FLOAT[]",
 }
 """DuckDB's types of columns that the base has as text; what is not here stays text."""
+
+
+_TYPES = {"long": "BIGINT", "string": "VARCHAR", "timestamptz": "TIMESTAMP WITH TIME ZONE"}
+"""DuckDB's names of Iceberg's types, where they are others."""
 
 
 def library() -> Any:
@@ -139,17 +143,17 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
                 where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
-            # DuckDB reads files of directories by itself, those of buckets through pyarrow; files of several shapes are loaded.
-            if base.evolved(snapshot.metadata):
-                rows = await asyncio.to_thread(base.table, snapshot.metadata, found)
-                connection.register(f"base_{number}", rows)
-                source = f"base_{number}"
-            elif any(place.remote(file.file_path) for file in found):
-                connection.register(f"base_{number}", base.dataset(snapshot.metadata, found))
-                source = f"base_{number}"
-            else:
+            # DuckDB reads files of directories by itself, those of buckets through pyarrow, or loaded where columns have changed.
+            source = f"base_{number}"
+            if not any(place.remote(file.file_path) for file in found):
                 paths = [place.files(file.file_path)[1] for file in found]
-                source = f"read_parquet({_texts(paths)}, hive_partitioning = false)"
+                source = (
+                    f"read_parquet({_texts(paths)}, hive_partitioning = false, schema = {_schema(snapshot.metadata)})"
+                )
+            elif base.evolved(snapshot.metadata):
+                connection.register(source, await asyncio.to_thread(base.table, snapshot.metadata, found))
+            else:
+                connection.register(source, base.dataset(snapshot.metadata, found))
             cold = f"SELECT * FROM {source} b{where}"
             parts = [cold, *(parts if heap.num_rows else [])]
     shown = ", ".join(map(_shown, table.columns))
@@ -160,9 +164,24 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
     return paths
 
 
+def _schema(metadata: str) -> str:
+    """A base's columns by their field ids, which files have too, in DuckDB's SQL."""
+    fields = ", ".join(
+        f"{field.field_id}: {{name: {_text(field.name)}, type: {_text(_TYPES.get(str(field.field_type), str(field.field_type)))},"
+        " default_value: NULL}"
+        for field in base.opened(metadata).schema().fields
+    )
+    return f"MAP {{{fields}}}"
+
+
+def _text(value: str) -> str:
+    """A text in DuckDB's SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def _texts(values: Sequence[str]) -> str:
     """A list of texts in DuckDB's SQL."""
-    return "[" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "]"
+    return f"[{', '.join(map(_text, values))}]"
 
 
 async def _plain(session: Session, schema: str, name: str) -> Tiered:

@@ -15,7 +15,7 @@ from ..session import Session
 from . import base, filters
 from .binding import take
 from .columns import arrow_schema, finite, quoted, selection
-from .run import LOCK, current, named
+from .counting import LOCK, current, named
 from .tiered import Snapshot, Tiered
 
 BATCH = 200_000

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 
-from ...errors import Closed
+from ...errors import Closed, QueryError
 from ..session import Session
 from .flush import Flushed, flush, lease
 from .tiered import Tiered
@@ -30,8 +30,7 @@ async def flushed(session: Session, tables: Sequence[Tiered]) -> Flushed:
     async def work(tiered: Tiered) -> Flushed:
         moved = await flush(session, tiered)
         if moved.rows >= MANY:
-            # The server would do so later; until then each read of hot rows passes them all.
-            await session.command(f"VACUUM (SKIP_LOCKED) {tiered.table}")
+            await _cleaned(session, tiered)
         await _tidied(session, tiered)
         return moved
 
@@ -64,6 +63,19 @@ async def _each(session: Session, tables: Sequence[Tiered], work: Callable[[Tier
     if failures:
         raise failures[0]
     return total
+
+
+async def _cleaned(session: Session, tiered: Tiered) -> None:
+    """Clean a heap that many rows have left: the server would do so later, and until then each read of it passes them all."""
+    await session.command("SET lock_timeout = '3s'")  # the server's own cleaning gives way after one
+    try:
+        await session.command(f"VACUUM {tiered.table}")
+    except QueryError as error:
+        if error.sqlstate != "55P03":  # somebody has locked it: later, then
+            raise
+    finally:
+        if not session.is_closed():
+            await session.command("RESET lock_timeout")
 
 
 async def _tidied(session: Session, tiered: Tiered) -> None:

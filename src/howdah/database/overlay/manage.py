@@ -15,10 +15,11 @@ from ..session import Session
 from . import base, objects, place
 from .binding import bind, bindable
 from .columns import quoted
+from .counting import LOCK, current
 from .flush import cooled_at, eligible
 from .planner import plan
 from .plans import Plan
-from .run import LOCK, current, promoted
+from .run import promoted
 from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
 
 KEPT = 2000

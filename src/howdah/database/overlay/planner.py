@@ -30,8 +30,8 @@ from .tree import (
 
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
 """Statements about the heap alone."""
-_STABLE = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
-"""Functions that give the same when they are asked twice in a transaction."""
+_HARMLESS = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
+"""Functions that write to no table."""
 _PLAIN = frozenset((
     *("Node", "SelectStmt", "ResTarget", "ColumnRef", "A_Const", "ParamRef", "A_Expr", "TypeCast", "RangeVar", "Alias", "String"),
     *("Integer", "Float", "Boolean", "A_Star", "BoolExpr", "NullTest", "BooleanTest", "List", "TypeName", "SortBy", "CaseExpr"),
@@ -80,6 +80,7 @@ class _Planner(Reader):
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
         made.views = self._views
         made.also = self._also
+        made.functions = frozenset(self._functions)
         return made
 
     def _plan(self, tree: Any) -> Plan:
@@ -207,8 +208,7 @@ class _Planner(Reader):
         inner = deparsed("insert_stmt", write)
         named = quoted(alias)
         # A function may insert into the table by itself: it meets the gate, which lets one INSERT through.
-        functions = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
-        let = target.once if functions - set(_STABLE) else target.pass_
+        let = target.once if _called(write) - set(_HARMLESS) else target.pass_
         sql = self._noting(let, inner, shown, target, alias)
         quick = None
         if target.ranked and not self._uses and probe is None:
@@ -247,11 +247,9 @@ class _Planner(Reader):
         if reads:
             raise unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
         copy.ClearField("on_conflict_clause")
-        for message in walk(copy):
-            if type(message).__name__ == "SubLink" or (
-                type(message).__name__ == "FuncCall" and message.funcname[-1].string.sval not in _STABLE
-            ):
-                raise unsupported("an upsert into a tiered table whose rows come from functions or sub-selects")
+        if any(type(m).__name__ == "SubLink" for m in walk(copy)):
+            raise unsupported("an upsert into a tiered table whose rows come from sub-selects")
+        self._functions |= _called(copy)
         copy.ClearField(
             "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
         )
@@ -311,10 +309,9 @@ class _Planner(Reader):
         own = not self._uses
         self._uses.setdefault(target, []).append(mine)
         write.relation.inh = False
-        asked = [m for part in (write.source_relation, write.join_condition, write.with_clause) for m in walk(part)]
-        calls = {m.funcname[-1].string.sval for m in walk(write) if type(m).__name__ == "FuncCall"}
+        for part in (write.source_relation, write.join_condition, write.with_clause):
+            self._functions |= _called(part)
         made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias)
-        made.functions = frozenset(m.funcname[-1].string.sval for m in asked if type(m).__name__ == "FuncCall")
         if not every:
             text, made.where_params = _from_source(write, "1", write.join_condition)
             made.where = f"EXISTS ({text})"
@@ -325,7 +322,7 @@ class _Planner(Reader):
         items = returned(write)
         example = f"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING RETURNING {target.keys(quoted(alias))}, merge_action()"
         items.extend(returned(postgast.parse(example).stmts[0].stmt.merge_stmt))
-        let = target.once if calls - set(_STABLE) else target.pass_
+        let = target.once if _called(write) - set(_HARMLESS) else target.pass_
         made.noting = f"{let} WITH howdah_new ({{columns}}) AS ({deparsed('merge_stmt', write)})"
         return made
 
@@ -337,6 +334,11 @@ class _Planner(Reader):
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
+
+
+def _called(message: Any) -> set[str]:
+    """The names of the functions that are called."""
+    return {m.funcname[-1].string.sval for m in walk(message) if type(m).__name__ == "FuncCall"}
 
 
 def _from_source(write: Any, shown: str, where: Any) -> tuple[str, tuple[int, ...]]:
@@ -364,7 +366,9 @@ def _keys_of(condition: Any, alias: str, target: Tiered) -> str | None:
         for left, right in ((expr.a_expr.lexpr, expr.a_expr.rexpr), (expr.a_expr.rexpr, expr.a_expr.lexpr)):
             column = column_of(left)
             others = [column_of_ref(m) for m in walk(right) if type(m).__name__ == "ColumnRef"]
-            foreign = all(o is not None and o[0] not in ("", alias) for o in others)
+            foreign = bool(others) and all(o is not None and o[0] not in ("", alias) for o in others)
+            # By itself a parameter may have another type.
+            foreign = foreign and not any(type(m).__name__ == "ParamRef" for m in walk(right))
             if column is not None and column[0] == alias and column[1] in target.key and foreign:
                 text = expression_text(right)
                 found[column[1]] = text if target.column(column[1]).native else f"({text})::text"

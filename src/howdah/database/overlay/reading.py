@@ -72,6 +72,7 @@ class Reader:
         self._names: dict[Tiered, set[str]] = {}
         self._mentioned: Counter[int] = Counter()
         self._also: list[tuple[Tiered, Promotion]] = []
+        self._functions: set[str] = set()
 
     def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
         """The conditions on the table that is called so."""

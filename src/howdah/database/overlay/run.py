@@ -16,38 +16,30 @@ from ...errors import (
     InvalidInput,
     LimitExceeded,
     QueryTimeout,
-    SerializationFailure,
     SnapshotExpired,
-    TierError,
-    TieringRefused,
     UndefinedTable,
     Unsupported,
 )
 from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters
-from .altering import evolution, renamed
+from .altering import altered, dropped, emptied
 from .binding import bind
 from .columns import quoted, selection
-from .objects import check_shape, drop
+from .counting import LOCK, Stale, current, locked
 from .plans import Plan, Promotion
-from .tiered import SHAPE, Snapshot, Tiered, described
+from .tiered import Snapshot, Tiered
 
 MOST = 2_000_000
 """Base rows that one statement may bind."""
 PROMOTED = 100_000
 """Base rows that one write may bring back to the heap."""
-LOCK = 1752
 _ALONE = ("truncate", "drop", "alter")
 """Statements that have a table for themselves."""
 EVERY = frozenset(("warm", "cold"))
 ASKED = {"": ("hot", "warm"), "hot": ("hot",), "warm": ("warm",), "cold": ("cold",), "all": ("hot", "warm", "cold"),
          "past": ("warm", "cold")}  # fmt: skip
 """The tiers that are asked, by mode."""
-
-
-class Stale(Unsupported):
-    """What was planned does not fit any more: the table was untiered, or its name means another one here."""
 
 
 @dataclass(slots=True)
@@ -80,42 +72,6 @@ class Call:
         return found
 
 
-async def locked(session: Session, tiered: Tiered, names: Sequence[str] = (), *, repeatable: bool) -> Snapshot:
-    """The base that counts until the transaction ends: a flush waits for it. To a transaction whose snapshot is older than the
-    last flush the server says that it must be run again (40001)."""
-    await session.command(f"SELECT pg_advisory_xact_lock_shared({LOCK}, {tiered.oid - 2**31})")
-    return await current(session, tiered, names, " FOR SHARE" if repeatable else "")
-
-
-async def current(
-    session: Session, tiered: Tiered, names: Sequence[str] = (), lock: str = "", *, strict: bool = True
-) -> Snapshot:
-    """The base that this transaction's snapshot names, for a table that is still what was planned; if ``strict``, with the
-    columns that it was tiered with."""
-    rows = await session.query(
-        f"SELECT metadata, generation, max_key, policy->>'archive_location' AS archive, shape, {SHAPE.format(rel='t.rel')} AS now,"
-        " (SELECT coalesce(bool_and(to_regclass(x) = t.rel), true) FROM unnest($2::text[]) x) AS meant"
-        f", pg_relation_filenode(rel) = (SELECT relfilenode FROM pg_class c WHERE c.oid = t.rel) AS same"
-        f" FROM howdah.tiers t WHERE rel = $1::oid{lock}",
-        (tiered.oid, list(names)),
-        None,
-    )
-    if not rows or not rows[0]["meant"]:
-        why = "is not tiered any more" if not rows else "is not what its name means here"
-        raise Stale(f"{tiered.table} {why}: run the statement again")
-    if not rows[0]["same"]:
-        raise SerializationFailure(
-            f"{tiered.table} was truncated or rewritten after this transaction began: run it again", sqlstate="40001"
-        )
-    if not strict:
-        return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
-    if rows[0]["shape"] != tiered.shape:
-        raise Stale(f"{tiered.table}: its columns were changed: run the statement again")
-    if rows[0]["now"] != rows[0]["shape"]:
-        raise TierError(f"{tiered.table}: its columns were changed after it was tiered: untier it, then tier it again")
-    return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
-
-
 async def run(session: Session, plan: Plan, call: Call) -> Rows:
     """Run a planned statement inside the open transaction, which cannot be committed after an error."""
     if call.timeout is not None:  # what is done around the statement counts, too
@@ -128,7 +84,7 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
             rows = await session.query(plan.sql, call.params, None)
         if plan.kind == "alter":
             for tiered in plan.uses:
-                await _altered(session, tiered)
+                await altered(session, tiered)
     except asyncio.CancelledError:
         session.terminate()
         raise
@@ -189,7 +145,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
         names = plan.names.get(tiered, ())
         if plan.kind in _ALONE:
             await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
-            before = {"truncate": _emptied, "drop": _dropped}.get(plan.kind, current)
+            before = {"truncate": emptied, "drop": dropped}.get(plan.kind, current)
             await before(session, tiered, names)
             continue
         if plan.kind == "read" and repeatable:
@@ -230,8 +186,8 @@ async def _steady(session: Session, plan: Plan) -> None:
         found = await session.query(sql, (sorted(plan.functions),), None)
         if found:
             raise Unsupported(
-                f"a MERGE into a tiered table whose source calls the volatile function {found[0][0]}() is not supported:"
-                " put the source into a temporary table first"
+                f"an upsert or MERGE into a tiered table whose rows come from the volatile function {found[0][0]}() is not"
+                " supported: put the rows into a temporary table first"
             )
 
 
@@ -308,66 +264,6 @@ async def _past(session: Session, tiered: Tiered, as_of: datetime | int | None) 
             f"{tiered.table}: there is no {what}, or it has expired; snapshots() lists those there are"
         )
     return int(rows[0]["snapshot_id"])
-
-
-async def _emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
-    """Forget the base's rows; older versions can still be read."""
-    snapshot = await current(session, tiered, names, " FOR UPDATE")
-    if snapshot.metadata is None:
-        return
-    await session.command(f"DELETE FROM {tiered.shadow}")  # a TRUNCATE would reach into older snapshots
-    await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
-    made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
-    if made is not None:
-        await named(session, tiered, made, snapshot.metadata)
-
-
-async def _dropped(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
-    """Forget that a table is tiered. The files of its base stay."""
-    await current(session, tiered, names)
-    for statement in drop(tiered):
-        await session.command(statement)
-
-
-async def _altered(session: Session, old: Tiered) -> None:
-    """Let the base follow what has become of a table's columns."""
-    where = "FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace"
-    sql = f"SELECT n.nspname, c.relname, t.metadata, {SHAPE.format(rel='t.rel')} AS shape {where} WHERE t.rel = $1::oid"
-    schema, name, metadata, shape = tuple((await session.query(f"{sql} FOR UPDATE OF t", (old.oid,), None))[0])
-    new = await described(session, old.oid, schema, name, old.location, old.policy, shape)
-    work, policy = evolution(old, new), renamed(old, new)
-    check_shape(new, policy)
-    known = {c.number for c in old.columns}
-    filled = await session.query(
-        "SELECT a.attname FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = $1::oid"
-        " AND a.attnum = ANY($2::int[]) AND (a.atthasmissing OR y.typdefault IS NOT NULL OR y.typnotnull)",
-        (old.oid, [c.number for c in new.columns if c.number not in known]),
-        None,
-    )
-    if filled:
-        raise TieringRefused(
-            f"{old.table}: the new column {filled[0][0]} has a default or a domain's rule, which rows on object storage would not have"
-        )
-    await session.query(
-        "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
-    )
-    if work is not None and metadata is not None:
-        made = await asyncio.to_thread(base.change, old.location, metadata, work)
-        if not await named(session, old, made, metadata):
-            raise TierError(f"{old.table}: its base was changed by somebody else meanwhile: run the statement again")
-
-
-async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:
-    """Let a new version of the base count in the place of another; whether that one still counted. A transaction is open."""
-    swapped = await session.query(
-        "WITH t AS (UPDATE howdah.tiers SET metadata = $2, snapshot_id = $3, generation = generation + 1, files = $4, bytes = $5"
-        " WHERE rel = $1::oid AND metadata IS NOT DISTINCT FROM $6 RETURNING rows)"
-        " INSERT INTO howdah.tier_snapshots (rel, snapshot_id, rows, files, bytes) SELECT $1::oid, $3, rows, $4, $5 FROM t"
-        " ON CONFLICT (rel, snapshot_id) DO UPDATE SET rows = excluded.rows",
-        (tiered.oid, made.metadata, made.snapshot, made.total_files, made.total_bytes, old),
-        None,
-    )
-    return swapped.affected > 0
 
 
 # Writing ----------------------------------------------------------------------------------------------------------

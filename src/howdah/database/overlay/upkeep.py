@@ -16,8 +16,8 @@ from typing import Any
 
 from ..session import Session
 from . import base, place
+from .counting import named
 from .expiry import MOST, expire
-from .run import named
 from .tiered import Tiered
 
 RUN = 8
