@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,17 +56,13 @@ class Attempt:
         self._server = server
         self.claim = claim
         self.token = token
-        self.began = asyncio.get_running_loop().time()
+        self.key = claim.id, claim.token
+        self.began = time.monotonic()
         self.why: str | None = None
         self._coroutine = server._coroutine
         self.context = JobContext(claim, asyncio.get_running_loop(), server._tell_soon, threaded=not self._coroutine)
         self._task: asyncio.Task[Any] | None = None
         self._work: asyncio.Future[tuple[Any, BaseException | None]] | None = None
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """The job and the claim on it."""
-        return self.claim.id, self.claim.token
 
     def stop(self, why: str) -> None:
         """Ask the handler to stop: a coroutine is cancelled, a plain one sees ``ctx.aborted``."""
@@ -78,7 +75,10 @@ class Attempt:
 
     async def run(self) -> Ended:
         """Run the handler; the claim is settled, but for a success, which the server writes together with others."""
-        output, error = await self._handle()
+        if self._coroutine and self._server._attempt_timeout is None and not self.claim.has_deadline:
+            output, error = await self._here()
+        else:
+            output, error = await self._watched()
         if self.why == TIMEOUT:
             return await self._failed(TimeoutError("the attempt took longer than attempt_timeout"))
         if self.why is not None:
@@ -93,15 +93,16 @@ class Attempt:
             return Ended("disabled")
         if error is not None:
             return await self._failed(error)
-        try:
-            await self.context._progress.save(now=True)
-        except ClaimLost:
-            return Ended(LOST)
-        except Error as failure:  # what was done counts more than how far it was said to be
-            log.warning("the last progress of job %s could not be saved: %s", self.claim.id, failure)
+        if self.context._progress.waiting is not None:
+            try:
+                await self.context._progress.save(now=True)
+            except ClaimLost:
+                return Ended(LOST)
+            except Error as failure:  # what was done counts more than how far it was said to be
+                log.warning("the last progress of job %s could not be saved: %s", self.claim.id, failure)
         return Ended("completed", output)
 
-    async def _handle(self) -> tuple[Any, BaseException | None]:
+    async def _watched(self) -> tuple[Any, BaseException | None]:
         """What the handler gave or raised, once it has ended: a thread cannot be stopped, so it keeps its place."""
         claim, server = self.claim, self._server
         limit, late = server._attempt_timeout, None
@@ -109,8 +110,6 @@ class Attempt:
             late = max(0.0, claim.job.deadline_at.timestamp() - server._queue._engine.now())
         shortest = min((t for t in (limit, late) if t is not None), default=None)
         handler, given, context = server._handler, claim.input, self.context
-        if self._coroutine and shortest is None:
-            return await self._here(handler, given, context)
         if self._coroutine:
             self._work = asyncio.get_running_loop().create_task(_awaited(handler, given, context))
         else:
@@ -128,14 +127,14 @@ class Attempt:
             return None, asyncio.CancelledError("the handler was cancelled")
         return work.result()
 
-    async def _here(self, handler: Handler, given: Any, context: JobContext) -> tuple[Any, BaseException | None]:
+    async def _here(self) -> tuple[Any, BaseException | None]:
         """Run a coroutine handler in this task: without a time limit nobody has to watch it."""
         task = asyncio.current_task()
         assert task is not None
         if self.why is not None:
             return None, asyncio.CancelledError("the handler was not begun")
         self._task = task
-        output, error = await _awaited(handler, given, context)
+        output, error = await _awaited(self._server._handler, self.claim.input, self.context)
         self._task = None
         if self.why is not None:  # what stopped the handler must not stop what follows
             task.uncancel()

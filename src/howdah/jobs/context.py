@@ -19,19 +19,19 @@ class Progress:
 
     def __init__(self, claim: AsyncClaim) -> None:
         self._claim = claim
-        self._waiting: tuple[float, str, Any] | None = None
+        self.waiting: tuple[float, str, Any] | None = None
         self._saved = 0.0
 
     def note(self, progress: float, message: str, details: Any) -> None:
         """Remember a progress."""
         check_progress(progress, message, details)
-        self._waiting = (progress, message, details)
+        self.waiting = (progress, message, details)
 
     async def save(self, *, now: bool = False) -> None:
         """Save what was noted, if it is time."""
-        if self._waiting is None or (not now and time.monotonic() - self._saved < SAVE_EVERY):
+        if self.waiting is None or (not now and time.monotonic() - self._saved < SAVE_EVERY):
             return
-        (progress, message, details), self._waiting = self._waiting, None
+        (progress, message, details), self.waiting = self.waiting, None
         self._saved = time.monotonic()
         await self._claim.progress(progress, message, details=details)
 

@@ -254,6 +254,7 @@ class AsyncJobServer(Emitting):
 
     async def _turn(self) -> bool:
         """Write what has ended, claim what there is room for, start it; whether there is likely more to do."""
+        await self._gather()
         room = self._room()
         outcomes, self._outcomes = self._outcomes, []
         try:
@@ -270,6 +271,13 @@ class AsyncJobServer(Emitting):
         await self._completed(outcomes, done)
         await self._start_ready()
         return bool(self._outcomes) or (len(claims) == room and room > 0)
+
+    async def _gather(self) -> None:
+        """While jobs end as soon as they begin, let half of what is held end: that is written while the other half runs."""
+        seen = -1
+        while self._prefetch > 1 and seen < len(self._outcomes) < self._workers * self._prefetch // 2:
+            seen = len(self._outcomes)
+            await asyncio.sleep(0)
 
     def _room(self) -> int:
         """How many jobs to claim now."""
@@ -312,33 +320,38 @@ class AsyncJobServer(Emitting):
         task = asyncio.get_running_loop().create_task(self._run(attempt), context=context)
         self._running[attempt.key] = attempt, task
         self._reporting.add(task)
-        task.add_done_callback(self._reporting.discard)
         if self._listeners is not None:
             self._tell("job_start", claim.job)
         return True
 
     async def _run(self, attempt: Attempt) -> None:
-        ended = Ended(LOST)
+        ended, completed = Ended(LOST), False
+        claim, task = attempt.claim, self._running[attempt.key][1]
         try:
-            ended = await attempt.run()
-        except Exception as error:
-            log.warning("job %s: how it ended could not be written: %s", attempt.claim.id, error)
+            try:
+                ended = await attempt.run()
+                completed = ended.kind == "completed"
+            except Exception as error:
+                log.warning("job %s: how it ended could not be written: %s", claim.id, error)
+            finally:
+                self._running.pop(attempt.key, None)
+                if self._newest.get(claim.id) is attempt:
+                    del self._newest[claim.id]
+                if completed:
+                    self._outcomes.append(Outcome(claim, ended.output))
+                self._times.append(time.monotonic() - attempt.began)
+                self._wake.set()
+                if self._limiter is not None:
+                    await self._complete_limit(attempt, success=completed)
+            try:
+                if not completed:
+                    await self._report(claim, ended)
+                if self._ready and not self._stopping:
+                    await self._start_ready()
+            except Exception as error:
+                log.warning("worker %s, after job %s: %s", self._id, claim.id, error)
         finally:
-            self._running.pop(attempt.key, None)
-            if self._newest.get(attempt.claim.id) is attempt:
-                del self._newest[attempt.claim.id]
-            if ended.kind == "completed":
-                self._outcomes.append(Outcome(attempt.claim, ended.output))
-            self._times.append(asyncio.get_running_loop().time() - attempt.began)
-            self._wake.set()
-            if self._limiter is not None:
-                await self._complete_limit(attempt, success=ended.kind == "completed")
-        try:
-            await self._report(attempt.claim, ended)
-            if self._ready and not self._stopping:
-                await self._start_ready()
-        except Exception as error:
-            log.warning("worker %s, after job %s: %s", self._id, attempt.claim.id, error)
+            self._reporting.discard(task)
 
     async def _complete_limit(self, attempt: Attempt, *, success: bool) -> None:
         assert self._limiter is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engines.base import Engine, Op
 from ..errors import DuplicateKey, InvalidInput, JobNotFound
-from ..ids import new_id, uuid7_text
+from ..ids import new_id, uuid7_texts
 from ..values import as_list, canonical_json, check_text, encode_json, seconds
 from .common import Duration, moment
 from .finding import Finding
@@ -77,15 +77,16 @@ class Adding(Finding):
         template = list(self._ops.encode([same.get(n) for n in names]))
         places = [names.index(n) for n in ("id", "fingerprint", "unique_key", "input")]
         id_place, mark_place, unique_place, input_place = places
-        rows, ids = [], self._engine.ids
-        for input in inputs:
+        rows, ids, encode = [], self._engine.ids, self._ops.encode_value
+        made = uuid7_texts(len(inputs), milliseconds) if ids is None else [str(new_id(ids, now)) for _ in inputs]
+        for id, input in zip(made, inputs, strict=True):
             text = encode_json(input, "input")
             mark = fingerprint or hashlib.sha256(canonical_json(input, text).encode()).hexdigest()
             row = template.copy()
-            row[id_place] = uuid7_text(milliseconds) if ids is None else str(new_id(ids, now))
+            row[id_place] = id
             row[mark_place] = mark
             row[unique_place] = mark if unique else None
-            row[input_place] = self._ops.encode_value("input", text)
+            row[input_place] = encode("input", text)
             rows.append(row)
         return rows
 

@@ -108,7 +108,7 @@ class AsyncQueue(Adding, Finding):
         await self._ready()
         settle = self._unsettled()
         done, claims = await self._exchange(outcomes, worker, size, length, settle=settle)
-        if not claims and not settle:
+        if not claims and not settle and not outcomes:  # who brings outcomes comes again
             _, claims = await self._exchange((), worker, size, length, settle=True)
         return done, claims
 

@@ -62,9 +62,13 @@ def patches(queue: AsyncQueue, outcomes: Sequence[Outcome]) -> Patches:
         "progress": 100.0,
         **dict.fromkeys(("error", "error_code", "traceback", "lease_owner", "lease_expires_at", "unique_key")),
     }
+
+    def encoded(output: Any) -> Any:
+        return ops.encode_value("output", encode_json(output, "output"))
+
+    nothing = encoded(None)
     rows = [
-        (o.claim.id, o.claim.token, "PROCESSING", ops.encode_value("output", encode_json(o.output, "output")))
-        for o in outcomes
+        (o.claim.id, o.claim.token, "PROCESSING", nothing if o.output is None else encoded(o.output)) for o in outcomes
     ]
     return Patches(("id", "token", "status"), ("output",), rows, fixed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..base import Op, Patches, Rows, Stmt, Take
@@ -41,7 +42,7 @@ class TakingTable(ReadableTable):
         names, values = [], []
         given = _Given(self, params)
         for name, column in zip(self.schema.names, zip(*batch, strict=True), strict=True):
-            if any(v is not None for v in column):
+            if column.count(None) < len(column):
                 names.append(quote(name))
                 values.append(given.add(name, column))
         return Stmt(
@@ -105,8 +106,7 @@ class TakingTable(ReadableTable):
 
     def _in_order(self, rows: Rows, names: Sequence[str]) -> Rows:
         assert self.schema.line is not None
-        places = [names.index(c) for c in self.schema.line.kept]
-        return sorted(rows, key=lambda row: tuple(row[p] for p in places))
+        return sorted(rows, key=itemgetter(*map(names.index, self.schema.line.kept)))
 
     def patch_each(self, patches: Patches) -> Op[set[Any]]:
         """Change each row by itself; the first match column (the key) of those that did match."""
@@ -175,7 +175,7 @@ class _Given:
         kind = self._table._array_type(name)
         first = values[0]
         # Numbers may be equal and not the same: -0.0 and 0.0.
-        alike = values.count(first) == len(values) if isinstance(first, (str, int)) else all(v is first for v in values)
+        alike = values.count(first) == len(values) if isinstance(first, (str, int)) else len(set(map(id, values))) == 1
         self._params.values.append(first if alike else list(values))
         place = f"${len(self._params.values)}::{kind}"
         if alike:
