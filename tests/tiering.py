@@ -61,12 +61,18 @@ def same(db: Database, **options: Any) -> None:
         assert list(map(repr, map(tuple, mine))) == list(map(repr, map(tuple, plain)))
 
 
+UNIQUE = ("int UNIQUE", "varchar(3)", "smallint DEFAULT 1, UNIQUE (x1, x2)")
+"""Columns, the first of a schema that has them, with constraints beside the key."""
+
+
 class Statements:
     """Random statements, with ``{t}`` where the table's name belongs."""
 
     def __init__(self, random_: random.Random, more: Sequence[str] = ()) -> None:
         self.random = random_
-        self.more = [f"x{i}" for i, column in enumerate(more) if "GENERATED" not in column]
+        self.unique = tuple(more[:3]) == UNIQUE
+        there = [f"x{i}" for i, column in enumerate(more) if "GENERATED" not in column]
+        self.more = there[3:] if self.unique else there
 
     def key(self) -> int:
         return self.random.randrange(1, 120)
@@ -74,7 +80,38 @@ class Statements:
     def moment(self) -> datetime:
         return EPOCH + timedelta(hours=self.random.randrange(0, 130))
 
+    def unique_write(self) -> tuple[str, list[Any]]:
+        """A write of what is unique beside the key."""
+        key, code, pair = self.key(), self.random.randrange(40), self.random.choice(["a", "b", "c", None])
+        choices: list[tuple[str, list[Any]]] = [
+            ("INSERT INTO {t} (id, ts, x0) VALUES ($1, $2, $3) RETURNING id, x0", [key, self.moment(), code]),
+            ("INSERT INTO {t} (id, ts, x1) VALUES ($1 + 500, $2, $3)", [key, self.moment(), pair]),
+            ("UPDATE {t} SET x0 = $2 WHERE id = $1 RETURNING id, x0", [key, code]),
+            ("UPDATE {t} SET x1 = $2, x2 = $3 WHERE id = $1", [key, pair, code % 3]),
+            ("UPDATE {t} SET x0 = x0 WHERE id BETWEEN $1 AND $1 + 9", [key]),
+            ("UPDATE {t} SET x0 = NULL WHERE x0 = $1 RETURNING id", [code]),
+            ("DELETE FROM {t} WHERE x0 = $1 OR x1 = $2 AND x2 = 1 RETURNING id", [code, pair]),
+            (
+                "INSERT INTO {t} AS q (id, ts, x0) VALUES ($1, $2, $3), ($1 + 7, $2, $3 + 1) ON CONFLICT (x0)"
+                " DO UPDATE SET n = coalesce(q.n, 0) + excluded.id RETURNING q.id, q.n, q.x0",
+                [key, self.moment(), code],
+            ),
+            ("INSERT INTO {t} (id, ts, x0, x1) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id", [key, self.moment(), code, pair]),
+            (
+                "INSERT INTO {t} (id, ts, x1, x2) VALUES ($1, $2, $3, 2) ON CONFLICT (x1, x2) DO NOTHING RETURNING id",
+                [key, self.moment(), pair],
+            ),
+            (
+                "MERGE INTO {t} x USING (VALUES ($1::int)) v(c) ON x.x0 = v.c WHEN MATCHED THEN UPDATE SET x0 = v.c + 40"
+                " WHEN NOT MATCHED THEN INSERT (id, ts, x0) VALUES (v.c + 900, '2024-01-02Z', v.c) RETURNING x.id, x.x0",
+                [code],
+            ),
+        ]  # fmt: skip
+        return self.random.choice(choices)
+
     def write(self) -> tuple[str, list[Any]]:
+        if self.unique and self.random.random() < 0.5:
+            return self.unique_write()
         pick, key = self.random.randrange(28), self.key()
         row = [
             key,
@@ -239,11 +276,13 @@ def outcome(run: Any, sql: str, params: list[Any], options: dict[str, Any]) -> A
     return shown if "ORDER BY" in sql else sorted(shown), rows.affected
 
 
-def episode(db: Database, folder: Path, seed: str, count: int, *, alters: bool = False, **policy: Any) -> None:
+def episode(
+    db: Database, folder: Path, seed: str, count: int, *, alters: bool = False, unique: bool = False, **policy: Any
+) -> None:
     """Any statement, flushed at any moment, in transactions or not, gives the rows and errors of a plain table; if it ``alters``,
-    while columns come and go, too."""
+    while columns come and go, too; if it is ``unique``, with constraints beside the key."""
     random_ = random.Random(seed)
-    more = random_.sample(MORE, 4)
+    more = [*(UNIQUE if unique else ()), *random_.sample(MORE, 4)]
     make(db, folder, 100, more, **policy)
     db.execute("CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 4)")
     db.execute("CREATE TABLE into_t (id bigint PRIMARY KEY); CREATE TABLE into_p (id bigint PRIMARY KEY)")

@@ -193,7 +193,10 @@ def test_a_table_that_others_tier_is_noticed(db: Database, database_url: str, tm
             "foreign key",
         ),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE TABLE q (r int REFERENCES r)", "refers to it"),
-        ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz, m text UNIQUE)", "unique index"),
+        (
+            "CREATE TABLE r (id int PRIMARY KEY, ts timestamptz, m text); CREATE UNIQUE INDEX ON r (m) WHERE m > ''",
+            "some of its rows",
+        ),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz) PARTITION BY RANGE (id)", "no ordinary table"),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE TABLE c () INHERITS (r)", "children"),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); ALTER TABLE r ENABLE ROW LEVEL SECURITY", "row level"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from howdah import Conflict, Database, QueryError, QueryTimeout, SerializationFailure, SqlTransaction
-from tests.tiering import MORE, SEED, Statements, make, same
+from tests.tiering import MORE, SEED, UNIQUE, Statements, make, same
 
 SESSIONS = 4
 TRANSACTIONS = int(os.environ.get("HOWDAH_TIER_TRANSACTIONS", "100"))
@@ -42,7 +42,7 @@ def test_many_sessions_do_as_on_a_plain_table(
     """At repeatable read both tables are seen as of one moment: what a session gets of them is the same. A session that met
     nobody at the tiered table meets nobody at the plain one, which it asks later."""
     monkeypatch.setattr("howdah.database.overlay.upkeep.RUN", 3)
-    more = random.Random(SEED).sample(MORE, 4)
+    more = [*UNIQUE, *random.Random(SEED).sample(MORE, 4)]
     with Database.open(database_url) as db:
         make(db, tmp_path, 100, more, partition_by="day(ts)")
         db.execute("CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 4)")

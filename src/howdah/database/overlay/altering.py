@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import TierError, TieringRefused
 from ..copying import arrow_library
 from ..session import Session
-from . import base
+from . import base, uniques
 from .columns import TierColumn, arrow_schema
 from .counting import current, named
 from .objects import check_shape, drop
@@ -34,7 +34,8 @@ async def emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> Non
     snapshot = await current(session, tiered, names, " FOR UPDATE")
     if snapshot.metadata is None:
         return
-    await session.command(f"DELETE FROM {tiered.shadow}")  # a TRUNCATE would reach into older snapshots
+    for table in (tiered.shadow, *(tiered.beside(unique) for unique in tiered.uniques)):
+        await session.command(f"DELETE FROM {table}")  # a TRUNCATE would reach into older snapshots
     await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
     made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
     if made is not None:
@@ -70,6 +71,8 @@ async def altered(session: Session, old: Tiered) -> None:
     await session.query(
         "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
     )
+    for statement in uniques.alter(old, new):
+        await session.command(statement)
     if work is not None and metadata is not None:
         made = await asyncio.to_thread(base.change, old.location, metadata, work)
         if not await named(session, old, made, metadata):

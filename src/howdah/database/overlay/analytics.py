@@ -21,7 +21,7 @@ from ...errors import (
 from ..session import Session
 from . import base, place
 from .binding import fetch
-from .columns import TierColumn, quoted
+from .columns import TierColumn, literal, quoted
 from .counting import current
 from .manage import Tiers, ordinary
 from .tiered import Tiered
@@ -167,21 +167,16 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
 def _schema(metadata: str) -> str:
     """A base's columns by their field ids, which files have too, in DuckDB's SQL."""
     fields = ", ".join(
-        f"{field.field_id}: {{name: {_text(field.name)}, type: {_text(_TYPES.get(str(field.field_type), str(field.field_type)))},"
+        f"{field.field_id}: {{name: {literal(field.name)}, type: {literal(_TYPES.get(str(field.field_type), str(field.field_type)))},"
         " default_value: NULL}"
         for field in base.opened(metadata).schema().fields
     )
     return f"MAP {{{fields}}}"
 
 
-def _text(value: str) -> str:
-    """A text in DuckDB's SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _texts(values: Sequence[str]) -> str:
     """A list of texts in DuckDB's SQL."""
-    return f"[{', '.join(map(_text, values))}]"
+    return f"[{', '.join(map(literal, values))}]"
 
 
 async def _plain(session: Session, schema: str, name: str) -> Tiered:

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import TierError
 from ..copying import arrow_library
 from ..session import Session
-from . import base, filters
+from . import base, filters, uniques
 from .binding import take
 from .columns import arrow_schema, finite, quoted, selection
 from .counting import LOCK, current, named
@@ -175,6 +175,7 @@ async def _cut(
     def same(alias: str) -> str:
         return " AND ".join(f"{alias}.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
 
+    shown = ", ".join(f"t.{quoted(name)}" for name in uniques.columns(tiered))
     async with session.transaction():
         await session.command(
             f"SET LOCAL lock_timeout = '100ms'; LOCK TABLE ONLY {tiered.table} IN ROW EXCLUSIVE MODE;"
@@ -191,9 +192,10 @@ async def _cut(
             f"WITH m AS (SELECT * FROM {_given(tiered, 'x')}),"
             f" locked AS (SELECT t.ctid AS at FROM ONLY {tiered.table} t JOIN m ON {same('t')} AND t.xmin = m.x::xid"
             f" FOR UPDATE OF t SKIP LOCKED),"
-            f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {tiered.keys('t')}),"
+            f" gone AS (DELETE FROM ONLY {tiered.table} t USING locked WHERE t.ctid = locked.at RETURNING {shown}),"
             f" stayed AS (INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
-            f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING) SELECT count(*) AS moved FROM gone",
+            f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING){uniques.put_in(tiered, 'gone')}"
+            " SELECT count(*) AS moved FROM gone",
             [*([str(v) for v in rows.column(k).to_pylist()] for k in tiered.key), xmins],
             None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import TieringRefused
+from . import uniques
 from .base import partition_fields, written_otherwise
 from .columns import KEYS, TIMES
 from .tiered import Tiered
@@ -48,8 +49,7 @@ CHECKS = (
      " actions see hot rows only"),
     ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'x'", "it has an exclusion constraint, which the base"
      " cannot be asked about"),
-    ("SELECT 1 FROM pg_index WHERE indrelid = $1::oid AND indisunique AND NOT indisprimary", "it has a unique index beside its"
-     " primary key, which is not checked against the base yet"),
+    *uniques.CHECKS,
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relrowsecurity", "it has row level security, which rows of the base would"
      " escape"),
     ("SELECT 1 FROM pg_rules r JOIN pg_class c ON c.relname = r.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND"
@@ -108,6 +108,7 @@ def create(tiered: Tiered) -> list[str]:
         # A sequence is read as it is at this moment, whatever a statement's snapshot is.
         f"CREATE SEQUENCE {tiered.largest} MINVALUE {LEAST} START {LEAST}",
         f"SELECT setval('{tiered.largest}', {LEAST})",
+        *(statement for unique in tiered.uniques for statement in uniques.create(tiered, unique)),
         f"CREATE TABLE howdah.gate_{tiered.oid} () INHERITS ({tiered.table})",
         f"CREATE STATISTICS howdah.gate_{tiered.oid}_s ON (CASE WHEN howdah.gate('{spelled}') THEN"
         f" {tiered.keys().partition(', ')[0]} END) FROM howdah.gate_{tiered.oid}",
@@ -122,6 +123,7 @@ def drop(tiered: Tiered) -> list[str]:
         f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
+        *(statement for unique in tiered.uniques for statement in uniques.drop(tiered, unique)),
         f"DROP SEQUENCE IF EXISTS {tiered.largest}",
         f"DELETE FROM howdah.tier_snapshots WHERE rel = {tiered.oid}",
         f"DELETE FROM howdah.tier_garbage WHERE rel = {tiered.oid}",

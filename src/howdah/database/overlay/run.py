@@ -22,7 +22,7 @@ from ...errors import (
 )
 from ..rows import Reading, Row, Rows
 from ..session import Session
-from . import base, filters
+from . import base, filters, uniques
 from .altering import altered, dropped, emptied
 from .binding import bind
 from .columns import quoted, selection
@@ -296,7 +296,7 @@ async def promoted(
     moved = await session.query(
         f"WITH b AS (SELECT * FROM ({source}) b WHERE {tiered.live('b')}),"
         f" s AS (INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM b ORDER BY {tiered.keys('b')}"
-        f" ON CONFLICT DO NOTHING RETURNING {tiered.keys()})"
+        f" ON CONFLICT DO NOTHING RETURNING {tiered.keys()}){uniques.take_out(tiered, 'b', 's')}"
         f" INSERT INTO {tiered.table} ({', '.join(map(quoted, names))}) OVERRIDING SYSTEM VALUE"
         f" SELECT {', '.join(f'b.{quoted(n)}' for n in names)} FROM b JOIN s USING ({tiered.keys()})",
         params,
@@ -324,6 +324,8 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
         await _relaxed(session, tiered)
         await session.query(plan.probe, [call.params[n - 1] for n in plan.probe_params], None)
         keys = await _keys(session, tiered, tiered.probe)
+        for unique in tiered.uniques:
+            keys += await _keys(session, tiered, uniques.clashing(tiered, unique, tiered.probe))
         await session.command(f"DROP TABLE {tiered.probe}")
         if keys:
             found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from ..session import Session
 from .columns import TierColumn, quoted
@@ -20,9 +20,18 @@ FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = AN
   JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = $1::oid AND i.indisprimary
 """
-SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation), ',' ORDER BY attnum))
+UNIQUES = """
+SELECT min(c.relname::text) AS name, x.columns
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN LATERAL (SELECT array_agg(a.attname::text ORDER BY n) AS columns
+  FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS u(attnum, n)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum) x
+WHERE i.indrelid = $1::oid AND i.indisunique AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY x.columns ORDER BY 1
+"""
+SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation), ',' ORDER BY attnum)
+    || coalesce((SELECT string_agg(indkey::text, ',' ORDER BY indkey::text) FROM pg_index
+      WHERE indrelid = {rel} AND indisunique AND NOT indisprimary), ''))
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
-"""What a table's columns are, as one text: an expression."""
+"""What a table's columns and unique indexes are, as one text: an expression."""
 TIERS = """
 SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
@@ -74,6 +83,13 @@ class Known:
         return self.tables.get((schema, name)) or self.views.get((schema, name))
 
 
+class Unique(NamedTuple):
+    """A unique constraint or index: its name and columns."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Tiered:
     """A table's shape. Its base may move on; its shape does not, while it is tiered."""
@@ -87,6 +103,8 @@ class Tiered:
     location: str
     shape: str
     policy: dict[str, Any] = field(compare=False)
+    uniques: tuple[Unique, ...] = ()
+    """Its unique constraints beside the key."""
 
     @property
     def table(self) -> str:
@@ -107,6 +125,10 @@ class Tiered:
     def shadow(self) -> str:
         """Keys whose base rows are dead."""
         return f"howdah.shadow_{self.oid}"
+
+    def beside(self, unique: Unique) -> str:
+        """The table of a unique constraint's values that base rows have; columns may be renamed, their numbers stay."""
+        return f"howdah.unique_{self.oid}_{'_'.join(str(self.column(c).number) for c in unique.columns)}"
 
     @property
     def largest(self) -> str:
@@ -187,8 +209,18 @@ async def described(
     policy: dict[str, Any] | None = None,
     shape: str = "",
 ) -> Tiered:
-    """A table's columns and key, with what ``howdah.tiers`` says of it."""
+    """A table's columns, key and constraints, with what ``howdah.tiers`` says of it."""
     columns = tuple(TierColumn(**dict(r)) for r in await session.query(COLUMNS, (oid,), None))
     key = (await session.query(KEY, (oid,), None))[0]
     names = tuple(key["key"] or ())
-    return Tiered(oid, schema, name, columns, names, key["constraint"] or "", location, shape, policy or {})
+    uniques = [Unique(r["name"], tuple(r["columns"])) for r in await session.query(UNIQUES, (oid,), None)]
+    made = Tiered(
+        oid, schema, name, columns, names, key["constraint"] or "", location, shape, policy or {}, tuple(uniques)
+    )
+    if location:  # an index that somebody made since is no constraint of both tiers
+        there = "SELECT x FROM unnest($1::text[]) x WHERE to_regclass(x) IS NOT NULL"
+        known = (
+            {r[0] for r in await session.query(there, ([made.beside(u) for u in uniques],), None)} if uniques else set()
+        )
+        made = replace(made, uniques=tuple(u for u in uniques if made.beside(u) in known))
+    return made
