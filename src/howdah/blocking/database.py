@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ..database.database import PATIENCE, AsyncDatabase, T
 from ..database.overlay.flush import Flushed
@@ -15,7 +15,7 @@ from ..database.overlay.manage import (
     TierSnapshot,
     TierStatus,
 )
-from ..database.rows import Checkpointed, DatabaseStatus, Notification
+from ..database.rows import Checkpointed, DatabaseStatus, Metric, Notification, Rows, VectorIndex, VectorStats
 from ..database.transaction import Isolation
 from ..errors import Conflict
 from ..values import check_retries
@@ -148,6 +148,78 @@ class Database(Statements):
     def restore(self, path: Any) -> None:
         """Read a dump into this database, which must not hold what is in it; all or nothing."""
         return self._run(self._async.restore(path))
+
+    def vector_index(
+        self,
+        table: str,
+        column: str,
+        *,
+        metric: Metric = "cosine",
+        method: Literal["hnsw", "ivfflat"] = "hnsw",
+        quantize: Literal["half", "binary"] | None = None,
+        rerank: bool = True,
+        m: int = 16,
+        ef_construction: int = 64,
+        lists: int = 100,
+    ) -> VectorIndex:
+        """Index a column of vectors for nearest neighbours, as ``CREATE INDEX`` would.
+
+        ``quantize`` keeps smaller copies: ``"half"`` (2 bytes a dimension) or ``"binary"`` (a bit each); with ``rerank``
+        ``vector_search`` ranks what it finds there by the originals. ``m`` and ``ef_construction`` are hnsw's, ``lists``
+        ivfflat's. Raises ``InvalidInput`` for more dimensions than such an index holds, naming the one that does.
+        """
+        return self._run(
+            self._async.vector_index(
+                table,
+                column,
+                metric=metric,
+                method=method,
+                quantize=quantize,
+                rerank=rerank,
+                m=m,
+                ef_construction=ef_construction,
+                lists=lists,
+            )
+        )
+
+    def vector_search(
+        self,
+        table: str,
+        column: str,
+        query: Any,
+        *,
+        limit: int = 10,
+        where: str | None = None,
+        params: Sequence[Any] = (),
+        columns: Sequence[str] | None = None,
+        metric: Metric | None = None,
+        exact: bool = False,
+    ) -> Rows:
+        """The ``limit`` rows whose vectors are nearest to ``query``, with their ``distance``, the nearest first.
+
+        ``where`` is a condition in SQL with parameters ``$1``, ``$2``, … from ``params``; ``columns`` are those to return
+        (default: all). The index is chosen by Postgres; a smaller one (``vector_index(quantize=…)``) is asked for more than
+        ``limit`` rows, which are ranked by their originals. ``metric`` is that of the column's index (default: the first's; with
+        no index say which); ``exact=True`` uses no index. Rows without a vector are not found. The distance of ``"ip"`` is the
+        negative inner product. As many rows come as match, up to ``limit``.
+        """
+        return self._run(
+            self._async.vector_search(
+                table,
+                column,
+                query,
+                limit=limit,
+                where=where,
+                params=params,
+                columns=columns,
+                metric=metric,
+                exact=exact,
+            )
+        )
+
+    def vector_stats(self, table: str) -> list[VectorStats]:
+        """What the vectors of a table take, a column each, in the table's order; reads the whole table."""
+        return self._run(self._async.vector_stats(table))
 
     @classmethod
     def open(

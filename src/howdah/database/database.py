@@ -30,12 +30,13 @@ from .server import Server
 from .session import Session
 from .statements import AsyncStatements, check_sql
 from .transaction import AsyncSqlTransaction, Isolation
+from .vectors import VectorIndexing
 
 T = TypeVar("T")
 PATIENCE = 30.0
 
 
-class AsyncDatabase(AsyncStatements):
+class AsyncDatabase(VectorIndexing, AsyncStatements):
     """SQL on Postgres. ``AsyncDatabase.open(url)`` or ``store.database``; connects on first use, or by ``start()``."""
 
     _alone = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Row = Any
 """One row, a driver's record: ``row["name"]``, ``row[0]``, ``row.items()``, ``dict(row)``."""
@@ -117,3 +117,37 @@ class Notification:
     channel: str
     payload: str
     pid: int
+
+
+Metric = Literal["cosine", "l2", "ip", "l1"]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndex:
+    """An index over vectors: ``hnsw`` or ``ivfflat``, its metric, whether it holds ``"half"`` or ``"binary"`` copies, and if so
+    whether a search ranks by the originals; its size in bytes."""
+
+    name: str
+    method: str
+    metric: str
+    quantize: str | None
+    rerank: bool
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStats:
+    """A column of vectors in Postgres (of a tiered table: in its hot rows): how many there are, of how many dimensions, their
+    bytes, and the indexes over them."""
+
+    column: str
+    type: str
+    dimensions: int | None
+    rows: int
+    bytes: int
+    indexes: tuple[VectorIndex, ...]
+
+    @property
+    def bytes_per_vector(self) -> float:
+        """Stored bytes of a vector, its indexes included; 0.0 when there is none."""
+        return (self.bytes + sum(i.bytes for i in self.indexes)) / self.rows if self.rows else 0.0
