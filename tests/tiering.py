@@ -253,6 +253,15 @@ class Statements:
             ),
             ("SELECT DISTINCT n, tags[1] FROM {t} WHERE doc->>'n' > $1 ORDER BY 1, 2", [str(key)]),
             ("SELECT 1 / (n - n) FROM {t} WHERE id = $1", [key]),
+            ("SELECT id FROM {t} WHERE ts >= '2024-01-03 12:00+00' AND kind LIKE 'k%' ORDER BY id", []),
+            ("SELECT id FROM {t} WHERE kind IS NULL OR kind LIKE E't%\\n%' ORDER BY id", []),
+            ("SELECT count(*) FROM {t} WHERE kind IS NULL AND ts < now() - 3 * interval '1 day'", []),
+            ("SELECT o.id FROM other o LEFT JOIN {t} x ON x.id = o.id AND x.n > 3 WHERE x.ts IS NULL ORDER BY 1", []),
+            (
+                "SELECT id FROM {t} WHERE ts = date_trunc('day', timestamptz '2024-01-02 10:00+00') OR id = 7 - 3 ORDER BY 1",
+                [],
+            ),
+            ("SELECT id, kind FROM {t} WHERE id = 60 / 2 + 1 AND kind IS NOT NULL", []),
             (
                 "SELECT o.id, x.id, x.n FROM other o FULL JOIN {t} x ON x.n = o.id WHERE x.id BETWEEN $1 AND $1 + 9 ORDER BY 1, 2",
                 [key],

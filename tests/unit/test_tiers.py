@@ -67,7 +67,40 @@ def test_conditions_open_the_files_that_can_matter(db: Database, location: str) 
     assert counted(db.query("SELECT count(*) FROM t WHERE id = 100")) == (1, 1)
     assert counted(db.query("SELECT count(*) FROM t WHERE id IN (1, 239)")) == (2, 2)
     assert counted(db.query("SELECT count(*) FROM t WHERE id = ANY($1)", [5, 6])) == (2, 1)
-    assert counted(db.query("SELECT count(*) FROM t WHERE ts > '2030-01-01'")) == (0, 11)  # the server's to read
+    for moment in (
+        "'2030-01-01'",
+        "now() + interval '1 day'",
+        "timestamptz '2030-01-01' - 3 * interval '1 day'",
+        "CURRENT_DATE::timestamptz",
+    ):
+        assert counted(db.query(f"SELECT count(*) FROM t WHERE ts > {moment}")) == (0, 0)
+    assert counted(
+        db.query("SELECT count(*) FROM t WHERE ts >= '2024-01-04 02:00+02' AND ts < '2024-01-05 00:00+00'")
+    ) == (24, 1)
+    with db.transaction() as tx:  # what a text means depends on the session
+        tx.query("SET LOCAL TimeZone = 'Asia/Tokyo'")
+        tx.query("SET LOCAL DateStyle = 'SQL, DMY'")
+        assert counted(
+            tx.query("SELECT count(*) FROM t WHERE ts >= '04/01/2024 09:00' AND ts < '05/01/2024 09:00'")
+        ) == (24, 1)
+    for text in (
+        "clock_timestamp()",
+        "(SELECT timestamptz '2030-01-01')",
+        "ts + interval '1 day'",
+    ):  # not the same when asked twice
+        assert counted(db.query(f"SELECT count(*) FROM t WHERE ts > {text}")) == (0, 11)
+    with pytest.raises(howdah.QueryError, match="invalid input syntax"):
+        db.query("SELECT count(*) FROM t WHERE ts > 'some day'")
+    assert counted(db.query("SELECT count(*) FROM t WHERE kind LIKE 'k1%'")) == (80, 10)
+    for pattern, files in (("'x%'", 0), ("'K1%'", 0), ("'%x'", 11), ("'_x'", 11), (r"'k\_%'", 0), ("'k'", 11)):
+        assert counted(db.query(f"SELECT count(*) FROM t WHERE kind LIKE {pattern}")) == (0, files)
+    assert counted(db.query("SELECT count(*) FROM t WHERE kind NOT LIKE 'x%' AND kind LIKE $1", "k%")) == (240, 11)
+    assert counted(db.query("SELECT count(*) FROM t WHERE kind IS NULL")) == (0, 0)
+    assert counted(db.query("SELECT count(*) FROM t WHERE kind IS NOT NULL AND id < 3")) == (2, 1)
+    joined = db.query(
+        "SELECT count(*) FROM generate_series(1, 2) g LEFT JOIN t ON t.id = g AND t.n = 9 WHERE t.kind IS NULL"
+    )
+    assert counted(joined)[0] == 2
     assert counted(db.query("SELECT count(*) FROM t WHERE ts > $1", EPOCH + timedelta(days=99))) == (0, 0)
     assert counted(db.query("SELECT count(*) FROM t")) == (240, 11)
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from .base import library
-from .columns import TierColumn
+from .columns import TIMES, TierColumn, literal
 from .tiered import Tiered
+
+_PREFIX = re.compile(r"(?:[^\\%_]|\\.)+", re.DOTALL)
 
 
 class Condition(NamedTuple):
-    """A column compared with constants (``("c", value)``) or parameters (``("p", number)``)."""
+    """A column compared with constants (``("c", value)``), parameters (``("p", number)``) or expressions whose value the server
+    has told (``("e", text)``)."""
 
     column: str
     op: str
     values: tuple[tuple[str, Any], ...]
 
 
-def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any]) -> Any:
-    """The conditions as one expression of PyIceberg; what it cannot say is left out: more rows, never fewer."""
-    parts = [e for c in conditions if (e := _one(tiered.column(c.column), c, params)) is not None]
+def expressions(mentions: Sequence[Sequence[Condition]]) -> list[str]:
+    """What the server is to work out."""
+    return sorted({v for conditions in mentions for c in conditions for kind, v in c.values if kind == "e"})
+
+
+def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]) -> Any:
+    """The conditions as one expression of PyIceberg; what it cannot say is left out: more rows, never fewer. ``known`` are the
+    values of the expressions."""
+    parts = [e for c in conditions if (e := _one(tiered.column(c.column), c, params, known)) is not None]
     if not parts:
         return None
     whole = parts[0]
@@ -30,11 +40,25 @@ def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence
     return whole
 
 
-def _one(column: TierColumn, condition: Condition, params: Sequence[Any]) -> Any:
+def by_server(column: TierColumn, condition: Condition) -> Condition:
+    """A condition whose moments the server reads: what they say depends on its settings."""
+    if column.type not in TIMES:
+        return condition
+    values = [
+        ("e", f"{literal(v)}::{column.type}") if (k, type(v)) == ("c", str) else (k, v) for k, v in condition.values
+    ]
+    return condition._replace(values=tuple(values))
+
+
+def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known: Mapping[str, Any]) -> Any:
     ex = library().expressions
-    given = [v if kind == "c" else params[v - 1] for kind, v in condition.values if kind == "c" or v <= len(params)]
-    if len(given) < len(condition.values):
-        return None
+    if condition.op in ("null", "there"):
+        return {"null": ex.IsNull, "there": ex.NotNull}[condition.op](column.name) if column.native else None
+    given = []
+    for kind, value in condition.values:
+        if kind == "p" and value > len(params):
+            return None
+        given.append({"p": lambda v: params[v - 1], "e": known.get, "c": lambda v: v}[kind](value))
     if condition.op == "any":
         if not isinstance(given[0], (list, tuple)):
             return None
@@ -43,6 +67,9 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any]) -> Any
     if any(v is None for v in values) or not column.prunable:
         return None
     name = column.name
+    if condition.op == "like":
+        prefix = _prefix(values[0]) if column.type in ("text", "varchar") else ""
+        return ex.StartsWith(name, prefix) if prefix else None
     if condition.op in ("in", "any"):
         return ex.In(name, set(values)) if values else None
     if column.type in ("text", "varchar") and condition.op != "=":
@@ -59,6 +86,12 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any]) -> Any
     return kinds[condition.op](name, values[0])
 
 
+def _prefix(pattern: str) -> str:
+    """What every text begins with that is LIKE a pattern."""
+    found = _PREFIX.match(pattern)
+    return re.sub(r"\\(.)", r"\1", found[0], flags=re.DOTALL) if found else ""
+
+
 def _value(column: TierColumn, value: Any) -> Any:
     """A value as the base has it; ``None`` when only Postgres could say."""
     if column.type in ("int2", "int4", "int8"):
@@ -67,7 +100,9 @@ def _value(column: TierColumn, value: Any) -> Any:
     if column.type in ("text", "varchar"):
         return value if type(value) is str else None
     if column.type == "timestamptz":
-        return value.astimezone(UTC).isoformat() if type(value) is datetime and value.tzinfo is not None else None
+        if type(value) is not datetime or value.tzinfo is None or not 1 < value.year < 9999:
+            return None
+        return value.astimezone(UTC).isoformat()
     if column.type == "timestamp":
         return value.isoformat() if type(value) is datetime and value.tzinfo is None else None
     if column.type == "date":

@@ -13,10 +13,10 @@ from typing import Any
 import postgast
 
 from .columns import quoted
-from .filters import Condition
+from .filters import Condition, by_server
 from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
-from .tree import column_of, comparison, condition, conjuncts, fields, range_vars, walk
+from .tree import column_of, comparison, condition, conjuncts, fields, null_test, range_vars, walk
 
 _FROM = {
     ("SelectStmt", "from_clause"),
@@ -84,7 +84,7 @@ class Reader:
                 numbers = [v for k, v in one.values if k == "p"]
                 # Text means another text where the parameter has another type, which another mention may give it.
                 if has[one.column].type not in ("text", "varchar") or all(self._mentioned[n] == 1 for n in numbers):
-                    found.append(one)
+                    found.append(by_server(has[one.column], one))
         return found
 
     def _named(self, tree: Any) -> None:
@@ -237,7 +237,9 @@ def _below(select: Any, said: list[Condition]) -> list[tuple[str, Condition]]:
         if (found := column_of(item.res_target.val)) is not None:
             columns[item.res_target.name or found[1]] = found
     return [
-        (columns[one.column][0], one._replace(column=columns[one.column][1])) for one in said if one.column in columns
+        (columns[one.column][0], one._replace(column=columns[one.column][1]))
+        for one in said
+        if one.column in columns and one.op != "null"  # an outer join in it would make nulls
     ]
 
 
@@ -249,10 +251,18 @@ def conditions(statement: Any) -> Scope:
     else:
         alone = not (getattr(statement, "from_clause", None) or getattr(statement, "using_clause", None))
     there = "where_clause" in statement.DESCRIPTOR.fields_by_name and statement.HasField("where_clause")
-    return Scope(said(statement.where_clause) if there else [], alone)
+    found = said(statement.where_clause) if there else []
+    # What is null here may be so because of an outer join.
+    return Scope([one for one in found if alone or one[1].op != "null"], alone)
 
 
 def said(whole: Any) -> list[tuple[str, Condition]]:
     """What a condition says of single columns wherever it holds."""
-    parts = (n.a_expr for n in conjuncts(whole) if n.WhichOneof("node") == "a_expr")
-    return [one for one in map(comparison, parts) if one is not None]
+    found = []
+    for node in conjuncts(whole):
+        kind = node.WhichOneof("node")
+        if kind == "a_expr":
+            found.append(comparison(node.a_expr))
+        elif kind == "null_test":
+            found.append(null_test(node.null_test))
+    return [one for one in found if one is not None]

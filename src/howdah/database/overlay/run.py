@@ -15,6 +15,7 @@ from ...errors import (
     Error,
     InvalidInput,
     LimitExceeded,
+    QueryError,
     QueryTimeout,
     SnapshotExpired,
     UndefinedTable,
@@ -213,8 +214,9 @@ async def _bound(
 ) -> int:
     """Bind what any mention of a table may need of its base."""
     condition = None
+    known = await _worked_out(session, filters.expressions(mentions))
     for number, conditions in enumerate(mentions):
-        found = filters.expression(tiered, conditions, call.params)
+        found = filters.expression(tiered, conditions, call.params, known)
         if found is None:
             condition = None
             break
@@ -234,6 +236,20 @@ async def _bound(
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
     return await bind(session, tiered, got.rows, readonly=call.readonly)
+
+
+async def _worked_out(session: Session, expressions: Sequence[str]) -> dict[str, Any]:
+    """The values of expressions without columns; none if one fails: the statement itself will say why, or need not."""
+    if not expressions:
+        return {}
+    await session.command("SAVEPOINT howdah_values")
+    try:
+        values = tuple((await session.query(f"SELECT {', '.join(expressions)}", (), None))[0])
+        await session.command("RELEASE howdah_values")
+    except QueryError:
+        await session.command("ROLLBACK TO howdah_values; RELEASE howdah_values")
+        return {}
+    return dict(zip(expressions, values, strict=True))
 
 
 async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, ...]] | None:

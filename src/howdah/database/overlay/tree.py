@@ -12,6 +12,19 @@ from .filters import Condition
 
 _OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 """Operators that prune, and what they are from the other side."""
+_STABLE = (
+    "now",
+    "date_trunc",
+    "make_date",
+    "make_interval",
+    "make_timestamp",
+    "make_timestamptz",
+    "to_timestamp",
+    "date",
+)
+_PLAIN_TYPES = ("timestamptz", "timestamp", "date", "interval", "int2", "int4", "int8", "text")
+_PARTS = ("Node", "A_Const", "Integer", "Float", "String", "Boolean", "TypeCast", "SQLValueFunction")
+"""What a constant that the server works out may be made of."""
 
 
 @lru_cache(2000)
@@ -48,7 +61,7 @@ def walk(message: Any) -> Iterator[Any]:
 def comparison(expr: Any) -> tuple[str, Condition] | None:
     """A column compared with constants, and the table's name that was written."""
     name = expr.name[-1].string.sval if expr.name else ""
-    kinds = {1: "op", 2: "any", 7: "in", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _BETWEEN
+    kinds = {1: "op", 2: "any", 7: "in", 8: "like", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _LIKE, _BETWEEN
     kind = kinds.get(expr.kind)
     left, right = expr.lexpr, expr.rexpr
     if kind == "op" and name in _OPS:
@@ -62,6 +75,9 @@ def comparison(expr: Any) -> tuple[str, Condition] | None:
     if kind == "any" and name == "=":
         value = _constant(right)
         return None if value is None or value[0] != "p" else (column[0], Condition(column[1], "any", (value,)))
+    if kind == "like" and name == "~~":
+        value = _constant(right)
+        return None if value is None else (column[0], Condition(column[1], "like", (value,)))
     if kind in ("in", "between") and right.WhichOneof("node") == "list" and name in ("=", "BETWEEN"):
         values = [_constant(v) for v in right.list.items]
         if all(v is not None for v in values):
@@ -100,16 +116,38 @@ def expression_text(node: Any) -> str:
     return str(postgast.deparse(tree)).removeprefix("SELECT ")
 
 
+def null_test(test: Any) -> tuple[str, Condition] | None:
+    """A column that is to be null, or not, and the table's name that was written."""
+    column = column_of(test.arg)
+    return (
+        None if column is None else (column[0], Condition(column[1], "null" if test.nulltesttype == 1 else "there", ()))
+    )
+
+
 def _constant(node: Any) -> tuple[str, Any] | None:
+    """A parameter's number, a constant, or an expression that gives the same in all of a transaction."""
     inner = node.WhichOneof("node")
     if inner == "param_ref":
         return "p", node.param_ref.number
-    if inner != "a_const" or node.a_const.isnull:
-        return None
-    kind = node.a_const.WhichOneof("val")
-    if kind == "ival":
-        return "c", int(node.a_const.ival.ival)
-    return ("c", node.a_const.sval.sval) if kind == "sval" else None
+    if inner == "a_const" and not node.a_const.isnull:
+        kind = node.a_const.WhichOneof("val")
+        if kind in ("ival", "sval"):
+            return "c", int(node.a_const.ival.ival) if kind == "ival" else node.a_const.sval.sval
+    if inner in ("a_expr", "type_cast", "func_call", "sqlvalue_function") and all(map(_stable, walk(node))):
+        return "e", expression_text(node)
+    return None
+
+
+def _stable(message: Any) -> bool:
+    """Whether a part of an expression, none of which is a column, gives the same when it is asked twice in a transaction."""
+    kind = type(message).__name__
+    if kind == "FuncCall":
+        return [part.string.sval for part in message.funcname][-1] in _STABLE and len(message.funcname) == 1
+    if kind == "TypeName":
+        return message.names[-1].string.sval in _PLAIN_TYPES and not message.setof
+    if kind == "A_Expr":
+        return [part.string.sval for part in message.name] in (["+"], ["-"], ["*"], ["/"])
+    return kind in _PARTS
 
 
 def deparsed(kind: str, statement: Any) -> str:
