@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ import pytest
 
 import howdah
 from howdah import Claim, ClaimLost, InvalidInput, InvalidValue, Job, JobNotFound, JobStatus, Queue, Store
+from howdah.stores.claim import AsyncClaim, Outcome
 from tests.conftest import Clock, open_store
 
 
@@ -407,6 +409,79 @@ def test_racing_workers_never_hold_one_job_both(queue: Queue) -> None:
         thread.join()
     assert sorted(taken) == sorted(ids)
     assert queue.counts()[JobStatus.COMPLETED] == 300
+
+
+def test_workers_of_one_process_that_ask_together(store: Store, queue: Queue) -> None:
+    """Each gets jobs of its own, at most as many as it asked for, under its name, and is told of its own outcomes."""
+    ids = queue.add_many(range(60))
+    assert queue.claim("first") is not None
+    inner = queue._async
+
+    async def ask(sizes: list[int], outcomes: list[list[Outcome]]) -> list[tuple[set[str], list[AsyncClaim]]]:
+        calls = [
+            inner.exchange(given, f"w{n}", limit=size, lease=20 + n // 3)
+            for n, (size, given) in enumerate(zip(sizes, outcomes, strict=True))
+        ]
+        return await asyncio.gather(*calls) if inner._ops.at_once else [await call for call in calls]
+
+    sizes = [7, 1, 9, 3, 7, 7, 5]
+    found = store._run(ask(sizes, [[]] * 7))
+    for number, (size, (done, claims)) in enumerate(zip(sizes, found, strict=True)):
+        assert not done
+        assert len(claims) == size
+        held = [queue.get(c.id) for c in claims]
+        assert {job.lease_owner for job in held if job} == {c.job.lease_owner for c in claims} == {f"w{number}"}
+        assert [c.input for c in claims] == sorted(c.input for c in claims)
+    assert len({c.id for _, claims in found for c in claims}) == sum(sizes)
+    lost = found[2][1]
+    for claim in lost:
+        queue.delete(claim.id)
+    # One brings what another holds, too: whoever comes first completes it.
+    outcomes = [[Outcome(c, n) for c in claims] for n, (_, claims) in enumerate(found)]
+    outcomes[1] = [*outcomes[1], outcomes[0][0]]
+    ended = store._run(ask(sizes, outcomes))
+    for number, (done, _) in enumerate(ended):
+        assert done <= {o.claim.id for o in outcomes[number]}
+        if number > 2:
+            assert done == {o.claim.id for o in outcomes[number]}
+    assert ended[0][0] | ended[1][0] == {o.claim.id for o in outcomes[0] + outcomes[1]}
+    assert ended[2][0] == set()
+    assert queue.counts()[JobStatus.COMPLETED] == sum(sizes) - len(lost)
+    assert sum(len(claims) for _, claims in ended) == len(ids) - 1 - sum(sizes)
+    with pytest.raises(InvalidInput):
+        store._run(ask([0], [[]]))
+
+
+@pytest.mark.parametrize("settles", [False, True])
+def test_a_claim_that_is_cancelled_leaves_no_job_behind(engine: str, store: Store, queue: Queue, settles: bool) -> None:
+    if engine in ("memory", "sqlite"):
+        pytest.skip("its claims are not cut short: no event loop runs meanwhile")
+    queue.add_many(range(40))
+    assert queue.claim("first") is not None  # what time has done is looked at now and then
+    inner = queue._async
+
+    async def cancel() -> None:
+        for ticks in range(12):
+            inner._settled = 0.0 if settles else inner._settled
+            tasks = [asyncio.ensure_future(inner.claim_many(f"w{n}", limit=3)) for n in range(3)]
+            await asyncio.sleep(ticks / 4000)
+            tasks[1].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, result in enumerate(results):
+                if isinstance(result, list):
+                    assert {c.job.lease_owner for c in result} == {f"w{number}"}
+                    for claim in result:
+                        await claim.release()
+                else:
+                    assert isinstance(result, asyncio.CancelledError)
+        for _ in range(200):
+            if (await inner.counts())[JobStatus.PROCESSING] == 1:
+                break
+            await asyncio.sleep(0.01)
+        assert (await inner.counts())[JobStatus.PROCESSING] == 1
+
+    store._run(cancel())
+    assert queue.counts()[JobStatus.PENDING] == 39
 
 
 def test_scopes_keep_tenants_apart(store: Store, clock: Clock) -> None:
