@@ -411,7 +411,7 @@ def test_racing_workers_never_hold_one_job_both(queue: Queue) -> None:
     assert queue.counts()[JobStatus.COMPLETED] == 300
 
 
-def test_workers_of_one_process_that_ask_together(store: Store, queue: Queue) -> None:
+def test_workers_of_one_process_that_ask_at_the_same_time(store: Store, queue: Queue) -> None:
     """Each gets jobs of its own, at most as many as it asked for, under its name, and is told of its own outcomes."""
     ids = queue.add_many(range(60))
     assert queue.claim("first") is not None

@@ -45,8 +45,7 @@ class Once:
 class Take(NamedTuple):
     """At most ``limit`` rows of a scope that are due ``at`` a moment (driver form), first in the schema's line: ``patch`` is
     set on them and ``bump`` columns grow by 1; their columns ``names`` are told. ``behind`` (rank, due moment and key) is a
-    place in the line in front of which nobody is known to wait, but for higher ranks: an engine may begin to look there.
-    ``shares`` are values of a column for that many rows each, in the line's order."""
+    place in the line in front of which nobody is known to wait, but for higher ranks: an engine may begin to look there."""
 
     scope: str
     at: Any
@@ -55,7 +54,6 @@ class Take(NamedTuple):
     bump: Sequence[str]
     names: Sequence[str]
     behind: tuple[int, Any, str] | None = None
-    shares: tuple[str, Sequence[tuple[str, int]]] | None = None
 
 
 class Patches(NamedTuple):

@@ -57,9 +57,6 @@ class FairQueue(AsyncQueue):
         made._letters_to = self._letters_to
         return made
 
-    def _together(self, outcomes: Sequence[Outcome]) -> bool:
-        return False  # a claim goes from scope to scope
-
     async def _exchange(
         self, outcomes: Sequence[Outcome], worker: str, size: int, lease: float, *, settle: bool
     ) -> tuple[set[str], list[AsyncClaim]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from ..values import as_list, check_text, encode_json, fingerprint as fingerprin
 from .adding import NEVER, Adding
 from .claim import ABORTED, AsyncClaim, Outcome, check_progress, failed
 from .common import Duration, moment
-from .exchanges import Exchanges
+from .exchanges import Exchanged, whole
 from .finding import Finding
 from .job import ACTIVE, CLAIMED, COLUMNS, LINE, PAUSED, SPARSE, TELL, Job, JobStatus, check_id, check_scope
 from .schedule import Schedule, Schedules
@@ -62,7 +62,6 @@ class AsyncQueue(Adding, Finding):
         self._table: AsyncTable[Any] = AsyncTable(engine, schema, RowType(None, COLUMNS, dict, None), physical)
         self._ops = self._table._ops
         self._read_claimed = self._ops.reader(CLAIMED)
-        self._exchanges = Exchanges(self)
         self._streams = Streams(engine, name)
         self._schedules = Schedules(engine, name, self._scope)
         self._settled = self._tidied = 0.0
@@ -109,13 +108,14 @@ class AsyncQueue(Adding, Finding):
         length = seconds(lease, "lease", zero=True)
         await self._ready()
         settle = self._unsettled()
-        if settle or not self._together(outcomes):
-            done, claims = await self._exchanges.alone(self._exchange(outcomes, worker, size, length, settle=settle))
-        else:
-            done, claims = await self._exchanges.exchange(outcomes, worker, size, length)
+        done, claims = await self._whole(self._exchange(outcomes, worker, size, length, settle=settle))
         if not claims and not settle and not outcomes:  # who brings outcomes comes again
-            _, claims = await self._exchanges.alone(self._exchange((), worker, size, length, settle=True))
+            _, claims = await self._whole(self._exchange((), worker, size, length, settle=True))
         return done, claims
+
+    async def _whole(self, work: Coroutine[Any, Any, Exchanged]) -> Exchanged:
+        """An exchange that nobody's cancellation cuts short; in a transaction it is undone with that."""
+        return await (work if innermost(self._engine) is not None else whole(work))
 
     async def complete(self, outcomes: Sequence[Outcome]) -> set[str]:
         """Complete claimed jobs in one write; the ids of those that still were this worker's."""
@@ -140,30 +140,6 @@ class AsyncQueue(Adding, Finding):
         """Whether it is time to look for expired leases and what is due; true, too, when the clock was moved back."""
         return not 0 <= self._engine.now() - self._settled < SETTLE_EVERY
 
-    def _together(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether an exchange is one statement, which others may share."""
-        free = self._ops.at_once and not self._paused and innermost(self._engine) is None
-        return free and not any(o.claim._emitted for o in outcomes)
-
-    async def _exchanged(
-        self, outcomes: Sequence[Outcome], owners: Sequence[tuple[str, int]], lease: float
-    ) -> tuple[set[str], list[tuple[Any, ...]]]:
-        """One statement that completes jobs and takes others, for one or several workers: each so many, in turn."""
-        size, now = sum(count for _, count in owners), self._engine.now()
-        take = self._take(owners[0][0], size, now, lease)._replace(behind=self._behind)
-        if len(owners) > 1:
-            patch = {name: value for name, value in take.patch.items() if name != "lease_owner"}
-            take = take._replace(patch=patch, names=(*CLAIMED, "lease_owner"), shares=("lease_owner", owners))
-
-        done: set[str]
-        rows: list[tuple[Any, ...]]
-        work = self._ops.exchange
-        done, rows = await self._table._write(
-            lambda: work(patches(self, outcomes), take), single=True, quiet=not outcomes
-        )
-        self._behind = tuple(rows[-1][p] for p in PLACE) if len(rows) == size else None
-        return done, rows
-
     async def _exchange(
         self, outcomes: Sequence[Outcome], worker: str, size: int, lease: float, *, settle: bool
     ) -> tuple[set[str], list[AsyncClaim]]:
@@ -182,10 +158,11 @@ class AsyncQueue(Adding, Finding):
             yield from self._ended(outcomes, done)
             return done, rows
 
+        alone = ops.at_once and not settle and not any(o.claim._emitted for o in outcomes)
         if settle:  # so that others who claim here do not settle, too
             self._settled = now
         try:
-            done, rows = await self._table._write(work, quiet=not outcomes)
+            done, rows = await self._table._write(work, single=alone, quiet=not outcomes)
         except BaseException:
             self._settled = 0.0 if settle else self._settled
             raise

@@ -74,14 +74,6 @@ class TakingTable(ReadableTable):
             behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}, {params.add(last, 'text')}"
             chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit}, {behind})"
             # Not a join: while a table looks small, it would read all of it.
-            if wanted.shares is not None:
-                column, shares = wanted.shares
-                every = f"{params.add([value for value, count in shares for _ in range(count)], 'text')}[]"
-                ids = "(SELECT ids FROM c)"
-                return (
-                    f"WITH c AS MATERIALIZED (SELECT ARRAY(SELECT {chosen}) AS ids) UPDATE {self.name} AS u SET {sets},"
-                    f" {quote(column)} = ({every})[array_position({ids}, u.{key})] WHERE u.{key} = ANY({ids}::text[])"
-                )
             return f"UPDATE {self.name} AS u SET {sets} WHERE u.{key} = ANY(ARRAY(SELECT {chosen}))"
         chosen = self.next_sql(scope, at, str(wanted.limit))
         return f"UPDATE {self.name} AS u SET {sets} WHERE {key} IN ({chosen})"
