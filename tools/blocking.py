@@ -19,6 +19,7 @@ SOURCES = {
     "keyed": "stores/keyed",
     "records": "stores/records",
     "secrets": "stores/secrets",
+    "secret_sources": "stores/secret_sources",
     "vectors": "stores/vectors",
     "blobs": "stores/blobs",
     "claim": "stores/claim",
@@ -95,6 +96,17 @@ DATABASE = '''
             if not self._async.lent:
                 self._run.close()
 '''
+MADE_BY_CALLERS = {
+    "AsyncEnvSecrets": """    def __init__(self, mapping: Mapping[str, str] | None = None, prefix: str | None = None) -> None:
+        self._async = AsyncEnvSecrets(mapping, prefix)
+        self._run = Inline()
+""",
+    "AsyncChainedSecrets": """    def __init__(self, sources: Sequence[Any]) -> None:
+        self._async = AsyncChainedSecrets([Waiting(source) for source in sources])
+        self._run = Inline()
+""",
+}
+"""Constructors of twins that no store hands out."""
 OWN = {"AsyncStore": ("transact", "close"), "AsyncDatabase": ("open", "transact", "close")}
 """Methods whose twins are written above."""
 
@@ -247,8 +259,10 @@ def twin(node: ast.ClassDef) -> str:
     parameters = "".join(f"[{ast.unparse(b.slice)}]" for b in node.bases if isinstance(b, ast.Subscript))
     doc = told(ast.get_docstring(node, clean=False) or "")
     lines = [f'class {name}{f"({bases})" if bases else ""}:\n    """{doc}"""\n']
+    constructor = MADE_BY_CALLERS.get(node.name)
     lines.append(
-        f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
+        constructor
+        or f"    def __init__(self, inner: {node.name}{parameters}, run: Runner) -> None:\n"
         f"        self._async{': ' + node.name if bases and not parameters else ''} = inner\n        self._run = run\n"
     )
     body = [*node.body, *mixed_in(node)]
@@ -326,6 +340,8 @@ def module_text(module: str, source: str) -> str:
         lines += imports(ast.parse((PACKAGE / f"{mixin}.py").read_text()), mixin)
     lines += ["from ..events import Listener", "from .subscription import subscribed, waited"]
     lines += ["from .runner import Runner, iterate", "from .transaction import Transaction"]
+    if module == "secret_sources":
+        lines += ["from ..stores.secret_sources import Waiting", "from .runner import Inline"]
     if module == "database":
         lines += [
             "import time",

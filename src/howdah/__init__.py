@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from .blocking.records import (
         Records as Records,
     )
+    from .blocking.secret_sources import (
+        ChainedSecrets as ChainedSecrets,
+        EnvSecrets as EnvSecrets,
+    )
     from .blocking.secrets import (
         Secrets as Secrets,
     )
@@ -223,10 +227,12 @@ if TYPE_CHECKING:
     from .stores.schedule import (
         Schedule as Schedule,
     )
+    from .stores.secret_sources import (
+        AsyncChainedSecrets as AsyncChainedSecrets,
+        AsyncEnvSecrets as AsyncEnvSecrets,
+    )
     from .stores.secrets import (
         AsyncSecrets as AsyncSecrets,
-        ChainedSecrets as ChainedSecrets,
-        EnvSecrets as EnvSecrets,
         PassphraseCache as PassphraseCache,
         SecretInfo as SecretInfo,
     )
@@ -261,6 +267,7 @@ _WHERE: Final = {
     "blocking.query": "Query",
     "blocking.queue": "Queue",
     "blocking.records": "Records",
+    "blocking.secret_sources": "ChainedSecrets EnvSecrets",
     "blocking.secrets": "Secrets",
     "blocking.store": "Store",
     "blocking.table": "Table",
@@ -298,7 +305,8 @@ _WHERE: Final = {
     "stores.queue": "AsyncQueue",
     "stores.records": "AsyncRecords Entry",
     "stores.schedule": "Schedule",
-    "stores.secrets": "AsyncSecrets ChainedSecrets EnvSecrets PassphraseCache SecretInfo",
+    "stores.secret_sources": "AsyncChainedSecrets AsyncEnvSecrets",
+    "stores.secrets": "AsyncSecrets PassphraseCache SecretInfo",
     "stores.vectors": "AsyncVectors Vector",
     "table": "AsyncTable",
     "values": "DELETE KEEP MISSING NULL fingerprint",

@@ -19,7 +19,7 @@ KINDS: Final = {
     "queue": ("AsyncQueue", "Queue"),
     "limiter": ("AsyncLimiter", "Limiter"),
     "blobs": ("AsyncBlobs", "Blobs"),
-    "secrets": ("AsyncSecrets", "Secrets", "EnvSecrets", "ChainedSecrets"),
+    "secrets": ("AsyncSecrets", "Secrets", "AsyncEnvSecrets", "EnvSecrets", "AsyncChainedSecrets", "ChainedSecrets"),
 }
 SAME: Final = {"tabular": "table"}
 _building: ContextVar[tuple[str, ...]] = ContextVar("howdah_registry_building", default=())

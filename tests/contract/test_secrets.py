@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import howdah
-from howdah import ChainedSecrets, EnvSecrets, InvalidInput, Locked, PassphraseCache, Store, WrongPassphrase
+from howdah import (
+    AsyncChainedSecrets,
+    AsyncEnvSecrets,
+    ChainedSecrets,
+    EnvSecrets,
+    InvalidInput,
+    Locked,
+    PassphraseCache,
+    Store,
+    WrongPassphrase,
+)
 from tests.conftest import Clock
 
 
@@ -133,35 +144,51 @@ def test_environment_and_chain(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HOWDAH_TEST_API_KEY", "prefixed")
     monkeypatch.setenv("API_KEY", "plain")
     env = EnvSecrets({"given": "explicit"}, prefix="howdah_test")
+    assert env.get("api-key") == "prefixed"
+    assert EnvSecrets().get("api-key") == "plain"
+    assert env.get("given") == "explicit"
+    assert env.get("nothing-there") is None
+    assert env.has("given")
+    assert env.keys() == ["given"]
+    assert not env.delete("given")
+    with pytest.raises(howdah.Unsupported):
+        env.put("k", "v")
     own = store.secrets()
     chain = ChainedSecrets([own, env])
+    assert chain.get("api-key") == "prefixed"  # the locked store looks empty
+    with pytest.raises(Locked):
+        chain.put("k", "v")
+    own.unlock("p")
+    chain.put("api-key", "stored", label="mine")
+    assert chain.get("api-key") == "stored"
+    assert chain.keys() == ["api-key", "given"]
+    assert chain.has("given")
+    assert chain.delete("api-key")
+    assert chain.get("api-key") == "prefixed"
+    assert chain.clear() == 0
+    for kind in (ChainedSecrets, AsyncChainedSecrets):
+        with pytest.raises(InvalidInput):
+            kind([])
+
+
+def test_environment_and_chain_for_async_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("API_KEY", "plain")
 
     async def main() -> None:
-        assert await env.get("api-key") == "prefixed"
-        assert await EnvSecrets().get("api-key") == "plain"
-        assert await env.get("given") == "explicit"
-        assert await env.get("nothing-there") is None
-        assert await env.has("given")
-        assert await env.keys() == ["given"]
-        assert not await env.delete("given")
-        with pytest.raises(howdah.Unsupported):
-            await env.put("k", "v")
+        async with await howdah.connect_async(str(tmp_path / "secrets.db")) as store:
+            own, env = store.secrets(passphrase="p"), AsyncEnvSecrets({"given": "explicit"})
+            chain = AsyncChainedSecrets([own, env])
+            assert await chain.get("api-key") == "plain"
+            await chain.put("api-key", "stored")
+            assert await chain.get("api-key") == "stored"
+            assert await chain.keys() == ["api-key", "given"]
+            assert await chain.has("given")
+            assert await chain.delete("api-key")
+            assert await chain.clear() == 0
+            with pytest.raises(howdah.Unsupported):
+                await env.put("k", "v")
 
     asyncio.run(main())
-    run = store._run
-    assert run(chain.get("api-key")) == "prefixed"  # the locked store looks empty
-    with pytest.raises(Locked):
-        run(chain.put("k", "v"))
-    own.unlock("p")
-    run(chain.put("api-key", "stored"))
-    assert run(chain.get("api-key")) == "stored"
-    assert run(chain.keys()) == ["api-key", "given"]
-    assert run(chain.has("given"))
-    assert run(chain.delete("api-key"))
-    assert run(chain.get("api-key")) == "prefixed"
-    assert run(chain.clear()) == 0
-    with pytest.raises(InvalidInput):
-        ChainedSecrets([])
 
 
 def test_passphrase_cache() -> None:

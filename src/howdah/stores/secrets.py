@@ -6,14 +6,14 @@ import base64
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from ..cipher import Cipher, derive
 from ..engines.base import Engine, Op
-from ..errors import Corrupt, InvalidInput, Locked, Unsupported, WrongPassphrase
+from ..errors import Corrupt, InvalidInput, Locked, WrongPassphrase
 from ..values import KEEP, check_text, decode_json, encode_json, seconds, utc
 from .common import Duration, check_key
 from .kv import AsyncKV
@@ -258,82 +258,6 @@ def _check_passphrase(passphrase: object) -> str:
     if not isinstance(passphrase, str) or not passphrase:
         raise InvalidInput("the passphrase must be text that is not empty")
     return check_text(passphrase, "passphrase")
-
-
-class EnvSecrets:
-    """Secrets from a mapping, else the environment: ``PREFIX_KEY``, else ``KEY``, in upper case with ``-`` as ``_``.
-    Read-only."""
-
-    def __init__(self, mapping: Mapping[str, str] | None = None, prefix: str | None = None) -> None:
-        self._mapping = dict(mapping or {})
-        self._prefix = prefix
-
-    def _names(self, key: str) -> list[str]:
-        plain = key.upper().replace("-", "_")
-        return [f"{self._prefix.upper()}_{plain}", plain] if self._prefix else [plain]
-
-    async def get(self, key: str) -> str | None:
-        """The value, or ``None``."""
-        if key in self._mapping:
-            return self._mapping[key]
-        return next((os.environ[n] for n in self._names(key) if n in os.environ), None)
-
-    async def has(self, key: str) -> bool:
-        """Whether it is there."""
-        return await self.get(key) is not None
-
-    async def keys(self) -> list[str]:
-        """The names of the mapping; the environment is not listed."""
-        return sorted(self._mapping)
-
-    async def put(self, key: str, value: str, **about: Any) -> None:
-        """Refused: the process's environment is not ours to change."""
-        raise Unsupported("secrets of the environment are read-only")
-
-    async def delete(self, key: str) -> bool:
-        """``False``: nothing is deleted here."""
-        return False
-
-    async def clear(self) -> int:
-        """0: nothing is deleted here."""
-        return 0
-
-
-class ChainedSecrets:
-    """Several sources: the first hit wins, ``put`` goes to the first, ``delete`` and ``clear`` to all."""
-
-    def __init__(self, sources: Sequence[Any]) -> None:
-        if not sources:
-            raise InvalidInput("a chain needs at least one source of secrets")
-        self._sources = [getattr(source, "_async", source) for source in sources]
-
-    async def get(self, key: str) -> str | None:
-        """The value of the first source that has it."""
-        for source in self._sources:
-            found: str | None = await source.get(key)
-            if found is not None:
-                return found
-        return None
-
-    async def has(self, key: str) -> bool:
-        """Whether any source has it."""
-        return await self.get(key) is not None
-
-    async def put(self, key: str, value: str, **about: Any) -> None:
-        """Store it in the first source."""
-        await self._sources[0].put(key, value, **about)
-
-    async def delete(self, key: str) -> bool:
-        """Delete it everywhere; whether it was anywhere."""
-        return any([await source.delete(key) for source in self._sources])
-
-    async def clear(self) -> int:
-        """Delete everything everywhere; how many there were."""
-        return sum([await source.clear() for source in self._sources])
-
-    async def keys(self) -> list[str]:
-        """The names of all sources."""
-        return sorted({key for source in self._sources for key in await source.keys()})
 
 
 class PassphraseCache:
