@@ -59,7 +59,7 @@ def test_regression_sql_gives_the_same(servers: Servers, files: Path, tmp_path: 
         assert not regression.different
         assert regression.count["tables tiered"] == 13
         status = next(s for s in tiered.tiers() if s.table == "public.tenk1")
-        assert (status.hot_rows + status.warm_rows, status.hot_rows // 300) == (ROWS, 1)
+        assert (status.hot_rows + status.warm_rows, status.hot_rows // (ROWS * 3 // 10)) == (ROWS, 1)
         regression.count.clear()
         regression.run((files / f"{name}.sql").read_text(), KEYS)
         assert not regression.different

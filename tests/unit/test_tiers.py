@@ -304,6 +304,9 @@ def test_analysis_through_duckdb(db: Database, location: str) -> None:
     assert [r["id"] for r in joined] == [1, 2]
     assert (joined[0]["a"], float(joined[0]["m"]), joined[0]["big"], joined[0]["v"]) == ("2", 1.5, 2.25, [1.0, 2.0])
     assert (str(joined[0]["at"]), joined[0]["u"]) == ("2024-01-02", "UUID")
+    db.execute("CREATE VIEW seen AS SELECT id, n FROM t")
+    with pytest.raises(Unsupported, match="seen is a view over a tiered table"):
+        db.analyze("SELECT count(*) FROM seen")
     with pytest.raises(howdah.SqlSyntaxError):
         db.analyze("SELEC 1")
     with pytest.raises(Unsupported):

@@ -121,6 +121,8 @@ def _shown(column: TierColumn) -> str:
 async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, name: str) -> list[str]:
     """Let DuckDB see a table of Postgres under its name; the files that it may read for that."""
     tiered = tiers.named(schema, name) or tiers.named(schema.lower(), name.lower())
+    if tiered is None and tiers.viewed(schema.lower(), name.lower()):
+        raise Unsupported(f"analyze(): {name} is a view over a tiered table: name the tables that it reads")
     table = tiered or await _plain(session, schema, name)
     if len({c.name.lower() for c in table.columns}) < len(table.columns):
         raise Unsupported(f"analyze(): {table.table} has columns that differ by case only, which DuckDB takes as one")

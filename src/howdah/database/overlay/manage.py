@@ -125,6 +125,10 @@ class Tiers:
         """The tiered table of a schema ("" for the search path) and name."""
         return self._known.table(schema, name)
 
+    def viewed(self, schema: str, name: str) -> bool:
+        """Whether it is a view over a tiered table."""
+        return (schema, name) in self._known.views
+
     def each(self) -> list[Tiered]:
         """Every tiered table."""
         return list({t.oid: t for t in self._known.tables.values()}.values())
