@@ -171,6 +171,49 @@ def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> 
     assert db.query("SELECT count(*) FROM t")[0][0] == 18
 
 
+def test_others_may_be_let_read_hot_rows(db: Database, database_url: str, tmp_path: Path) -> None:
+    make(db, tmp_path, 20)
+    db.flush()
+    db.query("INSERT INTO t (id, ts, n) VALUES (100, now() + interval '1 hour', 1)")
+
+    async def main() -> None:
+        plain = await asyncpg.connect(database_url)
+        with pytest.raises(asyncpg.PostgresError, match="tiered"):
+            await plain.fetchval("SELECT count(*) FROM t")
+        await asyncio.to_thread(
+            lambda: db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts", allow_hot_only=True)
+        )
+        kept = await plain.prepare("SELECT count(*) FROM t")
+        for _ in range(8):
+            assert await kept.fetchval() == 1
+        assert await plain.fetchval(" (WITH x AS (TABLE t) SELECT n FROM x)") == 1
+        for sql in (
+            *(
+                "UPDATE t SET n = 2",
+                "DELETE FROM t",
+                "INSERT INTO t (id) VALUES (1)",
+                "TRUNCATE t",
+                "SELECT * FROM t FOR UPDATE",
+            ),
+            *(
+                "WITH d AS (DELETE FROM t RETURNING id) SELECT * FROM d",
+                "MERGE INTO t USING p ON t.id = p.id WHEN MATCHED THEN DELETE",
+            ),
+        ):
+            with pytest.raises(asyncpg.PostgresError, match="tiered") as caught:
+                await plain.execute(sql)
+            assert caught.value.sqlstate == "HW001"
+        assert (await asyncio.to_thread(db.query, "SELECT count(*) FROM t"))[0][0] == 21
+        await asyncio.to_thread(lambda: db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts"))
+        with pytest.raises(asyncpg.PostgresError, match="tiered"):
+            await kept.fetchval()
+        await plain.close()
+
+    asyncio.run(main())
+    with pytest.raises(InvalidInput, match="allow_hot_only"):
+        db.tier("t", location=tmp_path / "base", allow_hot_only="yes")  # type: ignore[arg-type]  # on purpose
+
+
 def test_a_table_that_others_tier_is_noticed(db: Database, database_url: str, tmp_path: Path) -> None:
     db.execute(f"CREATE TABLE t {SHAPE}; INSERT INTO t (id, ts) VALUES (1, '2024-01-01'), (2, '2024-01-01')")
     assert db.query("SELECT count(*) FROM t")[0][0] == 2

@@ -105,6 +105,42 @@ def test_conditions_open_the_files_that_can_matter(db: Database, location: str) 
     assert counted(db.query("SELECT count(*) FROM t")) == (240, 11)
 
 
+def test_a_plan_says_what_would_be_opened(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path / "base", 240)
+    db.flush()
+    fill(db, 5, first=241)
+    plan = db.plan(
+        "SELECT * FROM t a JOIN t b USING (id) WHERE a.ts < '2024-01-03' AND b.id IN (1, 2) AND a.kind LIKE 'k%'"
+    )
+    assert (plan.kind, plan.tiers, plan.heap_first) == ("read", ("hot", "warm"), False)
+    (table,) = plan.tables
+    assert (table.table, table.files, table.of_files) == ('"public"."t"', 2, 11)
+    assert sorted(map(sorted, table.conditions)) == [
+        ["id IN (1, 2)"],
+        ["kind LIKE 'k%'", "ts < '2024-01-03'::timestamptz"],
+    ]
+    assert 0 < table.bytes < db.tiers()[0].bytes
+    whole = db.plan("SELECT count(*) FROM t").tables[0]
+    assert (whole.files, whole.bytes) == (11, db.tiers()[0].bytes)
+    pinned = db.plan("UPDATE t SET n = 0 WHERE id = $1 AND kind IS NOT NULL AND n BETWEEN 1 AND $2", 7, 9)
+    assert (pinned.kind, pinned.heap_first) == ("update", True)
+    assert (
+        pinned.tables[0].conditions == (("id = $1", "kind IS NOT NULL", "n BETWEEN 1 AND $2"),)
+        or pinned.tables[0].files == 1
+    )
+    assert db.plan("SELECT * FROM t", tier="hot").tables[0].files == 0
+    version = db.snapshots("t")[0].id
+    db.query("DELETE FROM t")
+    db.flush()
+    assert db.plan("SELECT * FROM t", as_of=version).tables[0].files == 11
+    assert db.plan("SELECT 1").kind == "plain"
+    with db.transaction() as tx:
+        assert tx.plan("SELECT * FROM t WHERE id = ANY($1)", [1]).tables[0].conditions == (("id = ANY $1",),)
+    with pytest.raises(Unsupported):
+        db.plan("SELECT xmin FROM t")
+    assert db.query("SELECT count(*) FROM t")[0][0] == 0
+
+
 def test_a_key_in_the_heap_opens_no_file(db: Database, tmp_path: Path) -> None:
     make(db, tmp_path / "base", 50)
     db.flush()

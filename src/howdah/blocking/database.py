@@ -66,6 +66,7 @@ class Database(Statements):
         sort_by: str | Sequence[str] | None = None,
         archive_after: float | timedelta | None = None,
         archive_location: str | os.PathLike[str] | None = None,
+        allow_hot_only: bool = False,
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
@@ -74,8 +75,9 @@ class Database(Statements):
         commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when the flusher does. ``partition_by``
         names columns or ``day(column)``, ``bucket(16, column)`` and the like (default: the day of the time column);
         ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
-        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Said again, it changes
-        the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
+        and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
+        alone. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         return self._run(
             self._async.tier(
@@ -89,6 +91,7 @@ class Database(Statements):
                 sort_by=sort_by,
                 archive_after=archive_after,
                 archive_location=archive_location,
+                allow_hot_only=allow_hot_only,
             )
         )
 

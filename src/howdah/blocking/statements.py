@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ..database.overlay.manage import Tier
-from ..database.rows import Executed, Row, Rows
+from ..database.rows import Executed, QueryPlan, Row, Rows
 from ..database.statements import CHUNK, AsyncStatements, Duration
 from .runner import Runner, iterate
 
@@ -38,6 +38,11 @@ class Statements:
         for parameters that do not fit.
         """
         return self._run(self._async.query(sql, *params, timeout=timeout, exact=exact, tier=tier, as_of=as_of))
+
+    def plan(self, sql: str, *params: Any, tier: Tier | None = None, as_of: datetime | int | None = None) -> QueryPlan:
+        """What ``query`` would do for a statement: the tiers and files that it would open of each tiered table, and by which
+        conditions. The statement is not run; ``EXPLAIN`` says what Postgres would do."""
+        return self._run(self._async.plan(sql, *params, tier=tier, as_of=as_of))
 
     def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""

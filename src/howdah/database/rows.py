@@ -119,6 +119,29 @@ class Notification:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedTable:
+    """What a statement would open of a tiered table: so many files of ``of_files``, their bytes at most; ``conditions`` are those
+    that choose them, for each time that the statement names the table."""
+
+    table: str
+    files: int
+    of_files: int
+    bytes: int
+    conditions: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """What a statement would do: ``kind`` is ``"plain"`` when it touches no tiered table; ``heap_first`` whether a row that is
+    hot is found without opening a file."""
+
+    kind: str
+    tiers: tuple[str, ...]
+    heap_first: bool
+    tables: tuple[PlannedTable, ...]
+
+
 Metric = Literal["cosine", "l2", "ip", "l1"]
 
 

@@ -14,11 +14,12 @@ from . import copying
 from .failures import Gated
 from .overlay.columns import quoted
 from .overlay.counting import Stale
+from .overlay.explaining import explained
 from .overlay.manage import Tier, Tiers
 from .overlay.plans import Plan
 from .overlay.run import Call, check_as_of, inserted, read, run, stream
 from .overlay.tiered import Tiered
-from .rows import Executed, Reading, Row, Rows
+from .rows import Executed, QueryPlan, Reading, Row, Rows
 from .session import Session, controls, shapes, split
 
 Duration = float | timedelta
@@ -110,6 +111,19 @@ class AsyncStatements:
                 if again or not await self._look_again(text, error):
                     raise
         raise AssertionError("the loop returns or raises")
+
+    async def plan(
+        self, sql: str, *params: Any, tier: Tier | None = None, as_of: datetime | int | None = None
+    ) -> QueryPlan:
+        """What ``query`` would do for a statement: the tiers and files that it would open of each tiered table, and by which
+        conditions. The statement is not run; ``EXPLAIN`` says what Postgres would do."""
+        text, mode = check_sql(sql), _mode(tier, as_of)
+        await self._refreshed()
+        found = await self._planned(text, mode)
+        if found is None:
+            return QueryPlan("plain", ("hot",), True, ())
+        async with self._using(text, block=True, repeatable=True) as session:
+            return await explained(session, found, Call(params, None, as_of))
 
     async def _planned(self, sql: str, mode: str = "") -> Plan | None:
         """The plan of a statement that touches a tiered table."""

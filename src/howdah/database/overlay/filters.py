@@ -40,6 +40,19 @@ def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence
     return whole
 
 
+def any_of(
+    tiered: Tiered, mentions: Sequence[Sequence[Condition]], params: Sequence[Any], known: Mapping[str, Any]
+) -> Any:
+    """What a row that any mention of a table may need fulfils; ``None`` if that may be every row."""
+    whole = None
+    for number, conditions in enumerate(mentions):
+        found = expression(tiered, conditions, params, known)
+        if found is None:
+            return None
+        whole = found if number == 0 else library().expressions.Or(whole, found)
+    return whole
+
+
 def by_server(column: TierColumn, condition: Condition) -> Condition:
     """A condition whose moments the server reads: what they say depends on its settings."""
     if column.type not in TIMES:

@@ -153,8 +153,11 @@ def policy_of(
     sort_by: Any,
     archive_after: float | timedelta | None,
     archive_location: Any,
+    allow_hot_only: bool,
 ) -> dict[str, Any]:
     """A checked policy, as ``howdah.tiers`` has it."""
+    if type(allow_hot_only) is not bool:
+        raise InvalidInput(f"allow_hot_only={allow_hot_only!r:.40}: expected True or False")
     if type(flush_rows) is not int or flush_rows < 1:
         raise InvalidInput(f"flush_rows={flush_rows!r}: expected an integer >= 1")
     if (archive_after is None) != (archive_location is None):
@@ -176,6 +179,7 @@ def policy_of(
         "sort_by": list(order) if order else None,
         "archive_after": None if archive_after is None else seconds(archive_after, "archive_after", zero=True),
         "archive_location": None if archive_location is None else place.recorded(archive_location),
+        "allow_hot_only": allow_hot_only,
     }
 
 
@@ -200,6 +204,9 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
             if policy["archive_location"] != known[0]["policy"]["archive_location"]:
                 await _check_places(session, oid, where, policy, new=False)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
+            if policy["allow_hot_only"] != known[0]["policy"]["allow_hot_only"]:
+                for statement in objects.gate(tiered):
+                    await session.command(statement)
             return
         await _check(session, tiered, policy)
         await _check_places(session, oid, where, policy, new=True)

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import TieringRefused
 from . import uniques
 from .base import partition_fields, written_otherwise
-from .columns import KEYS, TIMES
+from .columns import KEYS, TIMES, literal
 from .tiered import Tiered
 
 # A planner that opens the empty child folds its statistics expression: whoever did not say ONLY is refused while planning.
@@ -24,6 +24,10 @@ CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsq
   IF current_query() ~* '^\\s*(vacuum|analyze)\\M[^;]*;?\\s*$' THEN RETURN true; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', rel USING ERRCODE = 'HW001',
     HINT = 'Query it through Howdah, or read hot rows only with FROM ONLY.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.hot_gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ BEGIN
+  IF current_query() ~* '^[\\s(]*(select|table|values|with|explain|declare|fetch)\\M'
+      AND current_query() !~* '\\m(insert|update|delete|merge|truncate|share)\\M' THEN RETURN true; END IF;
+  RETURN howdah.gate(rel); END $gate$;
 CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$
   DECLARE one text := concat_ws(' ', TG_RELID, pg_backend_pid(), extract(epoch FROM statement_timestamp())); BEGIN
   IF strpos(current_query(), '/*howdah:once:' || TG_RELID::bigint || '*/') > 0
@@ -101,7 +105,7 @@ def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
 
 def create(tiered: Tiered) -> list[str]:
     """The statements that make a table's own objects; the gate comes last."""
-    spelled, keys = tiered.table.replace("'", "''"), tiered.keys()
+    keys = tiered.keys()
     return [
         f"CREATE TABLE {tiered.shadow} AS SELECT {keys} FROM ONLY {tiered.table} WITH NO DATA",
         f"ALTER TABLE {tiered.shadow} ADD PRIMARY KEY ({keys})",
@@ -110,10 +114,19 @@ def create(tiered: Tiered) -> list[str]:
         f"SELECT setval('{tiered.largest}', {LEAST})",
         *(statement for unique in tiered.uniques for statement in uniques.create(tiered, unique)),
         f"CREATE TABLE howdah.gate_{tiered.oid} () INHERITS ({tiered.table})",
-        f"CREATE STATISTICS howdah.gate_{tiered.oid}_s ON (CASE WHEN howdah.gate('{spelled}') THEN"
-        f" {tiered.keys().partition(', ')[0]} END) FROM howdah.gate_{tiered.oid}",
+        *gate(tiered),
         f"CREATE TRIGGER howdah_gate BEFORE INSERT OR TRUNCATE ON {tiered.table} FOR EACH STATEMENT"
         f" WHEN (strpos(current_query(), '{tiered.pass_}') = 0) EXECUTE FUNCTION howdah.gate_trigger()",
+    ]
+
+
+def gate(tiered: Tiered) -> list[str]:
+    """The statements that make the gate, or make it anew: whoever has planned past the old one plans again."""
+    name, key = f"howdah.gate_{tiered.oid}", tiered.keys().partition(", ")[0]
+    asks = "hot_gate" if tiered.policy["allow_hot_only"] else "gate"
+    return [
+        f"DROP STATISTICS IF EXISTS {name}_s",
+        f"CREATE STATISTICS {name}_s ON (CASE WHEN howdah.{asks}({literal(tiered.table)}) THEN {key} END) FROM {name}",
     ]
 
 

@@ -213,14 +213,8 @@ async def _bound(
     call: Call,
 ) -> int:
     """Bind what any mention of a table may need of its base."""
-    condition = None
-    known = await _worked_out(session, filters.expressions(mentions))
-    for number, conditions in enumerate(mentions):
-        found = filters.expression(tiered, conditions, call.params, known)
-        if found is None:
-            condition = None
-            break
-        condition = found if number == 0 else base.library().expressions.Or(condition, found)
+    known = await worked_out(session, filters.expressions(mentions))
+    condition = filters.any_of(tiered, mentions, call.params, known)
     if tiered is plan.target and plan.lookup is not None and (keys := await _wanted(session, plan, call)) is not None:
         condition = filters.keys_in(tiered, keys)
     if plan.mode == "hot":
@@ -230,7 +224,7 @@ async def _bound(
     if plan.mode in ("warm", "cold"):
         hot = await session.query(f"SELECT EXISTS (SELECT 1 FROM ONLY {tiered.table})", (), None)
         call.reading.skipped |= {"hot"} if hot[0][0] else set()
-    past = None if plan.mode != "past" else await _past(session, tiered, call.as_of)
+    past = None if plan.mode != "past" else await past_of(session, tiered, call.as_of)
     tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
     got = await call.fetch(tiered, snapshot, condition, most=MOST, past=past, tiers=tiers)
     if got.skipped:
@@ -238,7 +232,7 @@ async def _bound(
     return await bind(session, tiered, got.rows, readonly=call.readonly)
 
 
-async def _worked_out(session: Session, expressions: Sequence[str]) -> dict[str, Any]:
+async def worked_out(session: Session, expressions: Sequence[str]) -> dict[str, Any]:
     """The values of expressions without columns; none if one fails: the statement itself will say why, or need not."""
     if not expressions:
         return {}
@@ -266,7 +260,7 @@ async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, .
     return keys if fit and len(keys) <= PROMOTED else None
 
 
-async def _past(session: Session, tiered: Tiered, as_of: datetime | int | None) -> int:
+async def past_of(session: Session, tiered: Tiered, as_of: datetime | int | None) -> int:
     """The version of a base as of a time, or the one that is named."""
     test = "snapshot_id = $2::bigint" if isinstance(as_of, int) else "at <= $2::timestamptz"
     rows = await session.query(

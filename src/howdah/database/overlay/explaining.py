@@ -1,0 +1,52 @@
+"""What a statement over tiered tables would open, and by which conditions; nothing is read for it but lists of files."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..rows import PlannedTable, QueryPlan
+from ..session import Session
+from . import base, filters
+from .columns import literal
+from .counting import current
+from .filters import Condition
+from .plans import Plan
+from .run import ASKED, EVERY, Call, past_of, worked_out
+
+
+async def explained(session: Session, plan: Plan, call: Call) -> QueryPlan:
+    """What a plan would do; a repeatable-read transaction is open."""
+    tables = []
+    for tiered, mentions in sorted(plan.uses.items(), key=lambda use: use[0].table):
+        snapshot = await current(session, tiered, plan.names.get(tiered, ()))
+        known = await worked_out(session, filters.expressions(mentions))
+        condition = filters.any_of(tiered, mentions, call.params, known)
+        version = await past_of(session, tiered, call.as_of) if plan.mode == "past" else None
+        files: list[Any] = []
+        every = 0
+        if snapshot.metadata is not None and plan.mode != "hot":
+            tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
+            chosen = (snapshot.metadata, condition, version, snapshot.archive, tiers)
+            files = (await asyncio.to_thread(base.chosen, *chosen))[0]
+            every = len(base.files(snapshot.metadata, version))
+        said = tuple(tuple(map(_shown, conditions)) for conditions in mentions)
+        tables.append(PlannedTable(tiered.table, len(files), every, sum(f.file_size_in_bytes for f in files), said))
+    tiers_read = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
+    return QueryPlan(plan.kind, tiers_read, plan.quick is not None, tuple(tables))
+
+
+def _shown(condition: Condition) -> str:
+    """A condition as one would write it."""
+    words = {"null": "IS NULL", "there": "IS NOT NULL"}
+    if condition.op in words:
+        return f"{condition.column} {words[condition.op]}"
+    values = [
+        f"${value}" if kind == "p" else literal(value) if isinstance(value, str) and kind == "c" else str(value)
+        for kind, value in condition.values
+    ]
+    if condition.op == "between":
+        return f"{condition.column} BETWEEN {values[0]} AND {values[1]}"
+    if condition.op == "in":
+        return f"{condition.column} IN ({', '.join(values)})"
+    return f"{condition.column} {'= ANY' if condition.op == 'any' else condition.op.upper()} {values[0]}"
