@@ -32,7 +32,7 @@ def test_random_statements_do_as_on_a_plain_table(
             db,
             tmp_path,
             f"{SEED} {kind} {number}",
-            STATEMENTS // (100 if kind == "s3" else 40),
+            STATEMENTS // (100 if kind == "s3" else 80),
             alters=number == 0,
             **policy,
         )

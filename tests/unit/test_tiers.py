@@ -124,10 +124,8 @@ def test_a_plan_says_what_would_be_opened(db: Database, tmp_path: Path) -> None:
     assert (whole.files, whole.bytes) == (11, db.tiers()[0].bytes)
     pinned = db.plan("UPDATE t SET n = 0 WHERE id = $1 AND kind IS NOT NULL AND n BETWEEN 1 AND $2", 7, 9)
     assert (pinned.kind, pinned.heap_first) == ("update", True)
-    assert (
-        pinned.tables[0].conditions == (("id = $1", "kind IS NOT NULL", "n BETWEEN 1 AND $2"),)
-        or pinned.tables[0].files == 1
-    )
+    assert sorted(pinned.tables[0].conditions[0]) == ["id = $1", "kind IS NOT NULL", "n BETWEEN 1 AND $2"]
+    assert pinned.tables[0].files == 1
     assert db.plan("SELECT * FROM t", tier="hot").tables[0].files == 0
     version = db.snapshots("t")[0].id
     db.query("DELETE FROM t")
