@@ -177,6 +177,22 @@ def test_bad_input_is_told(db: Database) -> None:
         db.vector_index("v", "e")
 
 
+def test_odd_tables(database_url: str) -> None:
+    with Database.open(database_url) as db:
+        db.execute('CREATE TABLE "my.table" (id int, distance float, v vector(3)); CREATE TABLE pt (id int, v vector(3)) PARTITION BY RANGE (id);'
+                   " CREATE TABLE pt1 PARTITION OF pt FOR VALUES FROM (0) TO (1000)")  # fmt: skip
+        for name in ('"my.table"', "pt"):
+            db.query(f"INSERT INTO {name} (id, v) SELECT n, ARRAY[n, 1, 0]::vector FROM generate_series(1, 50) n")
+            made = db.vector_index(name, "v", metric="l2", quantize="half", rerank=False)
+            assert (made.rerank, made.bytes > 0) == (False, True)
+            assert [
+                r["id"] for r in db.vector_search(name, "v", [4, 1, 0], limit=1, where="id > 3 -- the big ones")
+            ] == [4]
+            assert db.vector_stats(name)[0].rows == 50
+            with pytest.raises(QueryError, match="already exists"):
+                db.vector_index(name, "v", metric="l2", quantize="half")
+
+
 def test_search_covers_every_tier(db: Database, tmp_path: Path) -> None:
     query = np.random.default_rng(4).normal(size=DIMENSIONS)
     expected = nearest(db, query, "cosine")

@@ -171,6 +171,23 @@ def test_nobody_sees_a_part(db: Database, database_url: str, tmp_path: Path) -> 
     assert db.query("SELECT count(*) FROM t")[0][0] == 18
 
 
+def test_what_makes_a_view_is_noticed_however_it_is_said(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path, 20)
+    db.flush()
+    db.execute("CREATE PROCEDURE made() LANGUAGE plpgsql AS 'BEGIN CREATE VIEW seen AS SELECT * FROM t; END'")
+    for sql in (
+        "DO $$ BEGIN CREATE VIEW seen AS SELECT * FROM t; END $$",
+        "CALL made()",
+        "CREATE LOCAL TEMPORARY VIEW seen AS SELECT * FROM t",
+        "/* a */ -- b\n" * 40 + "CREATE OR REPLACE VIEW seen AS SELECT * FROM t",
+    ):
+        with db.transaction() as tx:
+            tx.execute(sql)
+            assert tx.query("SELECT count(*) FROM seen")[0][0] == 20
+            tx.rollback()
+    assert db.query("/*a*/ " * 60 + "SELECT 1 AS one")[0]["one"] == 1
+
+
 def test_others_may_be_let_read_hot_rows(db: Database, database_url: str, tmp_path: Path) -> None:
     make(db, tmp_path, 20)
     db.flush()
@@ -377,7 +394,7 @@ def test_another_shape_and_another_name(db: Database, tmp_path: Path) -> None:
         await plain.close()
 
     asyncio.run(alter())
-    with pytest.raises(TierError, match="columns were changed"):
+    with pytest.raises(TierError, match="unique indexes were changed"):
         db.query("SELECT * FROM t")
     with pytest.raises(TieringRefused, match="dot"):
         db.execute('CREATE TABLE d ("a.b" int PRIMARY KEY, ts timestamptz)')

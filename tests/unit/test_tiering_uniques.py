@@ -150,6 +150,7 @@ def test_constraints_follow_what_becomes_of_columns(db: Database) -> None:
     ("index", "why"),
     [
         ("CREATE UNIQUE INDEX ON r (lower(m))", "expressions"),
+        ("CREATE UNIQUE INDEX bad ON r (n); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'bad'::regclass", "not valid"),
         ("CREATE UNIQUE INDEX ON r (n) WHERE n > 3", "some of its rows"),
         ("CREATE UNIQUE INDEX ON r (n) NULLS NOT DISTINCT", "NULLS NOT DISTINCT"),
         ("ALTER TABLE r ADD UNIQUE (n) DEFERRABLE", "deferrable"),
@@ -177,3 +178,46 @@ def test_constraints_that_come_later_are_refused(db: Database) -> None:
         db.query("SELECT * FROM u WHERE n = 0")
     db.untier("u")
     assert db.query("SELECT count(*) FROM u")[0][0] == 100
+
+
+def test_an_index_that_is_dropped_leaves_nothing_behind(db: Database, tmp_path: Path) -> None:
+    db.untier("u")
+    db.execute("CREATE UNIQUE INDEX by_n ON u (id, n)")
+    db.tier("u", location=tmp_path / "again", hot_for=0, time_column="ts")
+    db.flush()
+    db.execute("DROP INDEX by_n")
+    with pytest.raises(TierError, match="unique indexes were changed"):
+        db.query("SELECT count(*) FROM u")
+    db.untier("u")
+    assert beside(db) == []
+    assert db.query("INSERT INTO u (id, n) VALUES (1000, 0), (1001, 0)").affected == 2
+    db.tier("u", location=tmp_path / "third", hot_for=0, time_column="ts")
+
+
+def test_odd_constraints(database_url: str, tmp_path: Path) -> None:
+    """Many columns, names that are quoted, types whose equality is not that of their text, columns of the key."""
+    with Database.open(database_url) as db:
+        many = [f"c{n}" for n in range(31)]
+        columns = ", ".join(f"{c} int DEFAULT 0" for c in many)
+        db.execute("CREATE TYPE mood AS ENUM ('glad', 'sad')")
+        db.execute(
+            f"CREATE TABLE r (id int PRIMARY KEY, ts timestamptz DEFAULT '2024-01-01', {columns}, \"Odd\" char(4), m mood, x numeric,"
+            f' UNIQUE ({", ".join(many[:30])}), UNIQUE ({", ".join(many)}), UNIQUE ("O\'dd", m) INCLUDE (c1), UNIQUE (id, x))'
+        )
+        db.query("INSERT INTO r (id, c0, \"Odd\", m, x) VALUES (1, 1, 'ab', 'glad', 1.0), (2, 2, 'ab', 'sad', 1.5)")
+        db.tier("r", location=tmp_path / "base", hot_for=0, time_column="ts")
+        assert db.flush().rows == 2
+        for sql in (
+            "INSERT INTO r (id, c0) VALUES (3, 1)",
+            "INSERT INTO r (id, c0, \"Odd\", m) VALUES (3, 3, 'ab  ', 'sad')",
+        ):
+            with pytest.raises(UniqueViolation):
+                db.query(sql)
+        done = db.query(
+            "INSERT INTO r (id, c0, \"Odd\", m) VALUES (3, 3, 'ab', 'sad') ON CONFLICT (\"Odd\", m) DO UPDATE SET x = 9.50 RETURNING id, x"
+        )
+        assert (done[0]["id"], str(done[0]["x"])) == (2, "9.50")
+        with pytest.raises(TieringRefused, match="collation"):
+            db.execute('ALTER TABLE r ALTER COLUMN "O\'dd" TYPE char(4) COLLATE "C"')
+        db.flush()
+        assert db.untier("r") == 2

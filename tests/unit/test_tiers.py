@@ -105,6 +105,28 @@ def test_conditions_open_the_files_that_can_matter(db: Database, location: str) 
     assert counted(db.query("SELECT count(*) FROM t")) == (240, 11)
 
 
+def test_a_parameter_means_what_the_statement_makes_of_it(db: Database, tmp_path: Path) -> None:
+    """A parameter has one type in all of a statement: that of its first mention."""
+    shape = "(id int PRIMARY KEY, ts timestamptz, d date, w timestamp, f real, n int)"
+    db.execute(f"CREATE TABLE t {shape}; CREATE TABLE p {shape}")
+    for name in "tp":
+        db.query(f"INSERT INTO {name} VALUES (1, '2024-01-01', '2020-05-05', '2020-05-05 03:00', 16777216, 16777216)")
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts")
+    assert db.flush().rows == 1
+    noon = datetime(2020, 5, 5, 12)
+    for where, value in (
+        ("d = $1 AND w >= $1", noon),
+        ("$1 <= d AND w >= $1", noon),
+        ("w >= $1 AND d = $1", noon),
+        ("f = $1 AND n = $1", 16777217),
+        ("n = $1 AND f = $1", 16777217),
+        ("f < $1 AND n = ANY(ARRAY[$1])", 16777217),
+    ):
+        mine, plain = (db.query(f"SELECT id FROM {name} WHERE {where}", value) for name in "tp")
+        assert list(map(tuple, mine)) == list(map(tuple, plain)), where
+    assert counted(db.query("SELECT count(*) FROM t WHERE id = $1 AND n > $1", 7)) == (0, 0)
+
+
 def test_a_plan_says_what_would_be_opened(db: Database, tmp_path: Path) -> None:
     make(db, tmp_path / "base", 240)
     db.flush()

@@ -24,7 +24,7 @@ STALE: Final = (
     asyncpg.InvalidSQLStatementNameError,
 )
 """A prepared statement that does not fit the tables any more, or is gone."""
-_BEGINS: Final = r"(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_BEGINS: Final = r"(?:^|;)(?:\s|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)*+"
 """Where a statement begins."""
 _MARK: Final = re.compile(
     rf"{_BEGINS}(?:SET\s(?!\s*(?:LOCAL|TRANSACTION|CONSTRAINTS)\b)|RESET\b|DISCARD\b|LISTEN\b"
@@ -34,7 +34,7 @@ _MARK: Final = re.compile(
 )
 """Statements that leave something on their connection."""
 _SHAPES: Final = re.compile(
-    rf"{_BEGINS}(?:ALTER|DROP|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:TEMP|TEMPORARY|RECURSIVE)\s+)*VIEW)\b",
+    rf"{_BEGINS}(?:ALTER|DROP|DO|CALL|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL|TEMP|TEMPORARY|RECURSIVE)\s+)*VIEW)\b",
     re.IGNORECASE | re.DOTALL,
 )
 """Statements that change the shape of what has a name."""
@@ -212,7 +212,7 @@ def _marks(sql: str) -> bool:
 
 @lru_cache(1000)
 def shapes(sql: str) -> bool:
-    """Whether a statement, or one of a script, changes or drops what has a name, or makes a view."""
+    """Whether a statement, or one of a script, changes or drops what has a name, or makes a view, or may do so."""
     return _SHAPES.search(sql) is not None
 
 

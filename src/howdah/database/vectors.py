@@ -20,7 +20,8 @@ LONGEST = {"vector": 2000, "halfvec": 4000, "bit": 64000}
 CANDIDATES = {"half": (2, 20), "binary": (8, 100)}
 """How many times as many rows as asked, and how many more, a smaller index is asked for before they are ranked anew."""
 _INDEXES = """
-SELECT c.relname AS name, m.amname AS method, o.opcname AS class, pg_relation_size(c.oid) AS bytes,
+SELECT c.relname AS name, m.amname AS method, o.opcname AS class,
+  (SELECT coalesce(sum(pg_relation_size(x.relid)), pg_relation_size(c.oid))::bigint FROM pg_partition_tree(c.oid) x) AS bytes,
   obj_description(c.oid, 'pg_class') AS said
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0]
 WHERE i.indrelid = $1::oid AND i.indisvalid AND i.indpred IS NULL AND i.indnatts = 1 AND m.amname IN ('hnsw', 'ivfflat')
@@ -36,6 +37,7 @@ class _Column(NamedTuple):
     """A column of vectors, and its table."""
 
     oid: int
+    schema: str
     table: str
     number: int
     name: str
@@ -91,13 +93,13 @@ class VectorIndexing(AsyncStatements):
             kinds = (metric, quantize or "", method if method != "hnsw" else "")
             plain = "_".join(filter(None, (table_name(table)[1], column, *kinds)))
             name = plain.encode()[:58].decode(errors="ignore") + "_idx"
-            await session.command(
-                f"CREATE INDEX {quoted(name)} ON {found.table} USING {method} (({shown}) {ops}) WITH ({how})"
-            )
-            if quantize is not None:
-                spelled = f"{found.table.rpartition('.')[0]}.{quoted(name)}"
-                said = literal(f"{_SAID}{metric}{', re-ranked' if rerank else ''}")
-                await session.command(f"COMMENT ON INDEX {spelled} IS {said}")
+            async with session.transaction():
+                await session.command(
+                    f"CREATE INDEX {quoted(name)} ON {found.table} USING {method} (({shown}) {ops}) WITH ({how})"
+                )
+                if quantize is not None:
+                    said = literal(f"{_SAID}{metric}{', re-ranked' if rerank else ''}")
+                    await session.command(f"COMMENT ON INDEX {quoted(found.schema)}.{quoted(name)} IS {said}")
             return next(i for i in await _indexes(session, found) if i.name == name)
 
     async def vector_search(
@@ -141,7 +143,7 @@ class VectorIndexing(AsyncStatements):
         distance = f"{name} {OPERATORS[by]} {typed}"
         shown = "*" if columns is None else ", ".join(map(quoted, columns))
         plain = (
-            f"SELECT {shown}, {distance} AS distance FROM {found.table} WHERE ({condition}) AND {name} IS NOT NULL"
+            f"SELECT {shown}, {distance} AS distance FROM {found.table} WHERE ({condition}\n) AND {name} IS NOT NULL"
             f" ORDER BY {distance} LIMIT {size}"
         )
         tiered = any(t.oid == found.oid for t in self._tiers.each())
@@ -155,8 +157,8 @@ class VectorIndexing(AsyncStatements):
             times, more = CANDIDATES[index.quantize] if index.rerank else (1, 0)
             rank = distance if index.rerank else near
             sql = (
-                f"SELECT {shown}, {rank} AS distance FROM (SELECT * FROM {found.table} WHERE ({condition}) AND {name} IS NOT NULL"
-                f" ORDER BY {near} LIMIT {size * times + more}) near ORDER BY distance LIMIT {size}"
+                f"SELECT {shown}, {rank} AS distance FROM (SELECT * FROM {found.table} WHERE ({condition}\n) AND"
+                f" {name} IS NOT NULL ORDER BY {near} LIMIT {size * times + more}) near ORDER BY {rank} LIMIT {size}"
             )
         rows = await self.query(sql, *params, query)
         # An index by angles does not hold vectors without a length.
@@ -166,13 +168,15 @@ class VectorIndexing(AsyncStatements):
         """What the vectors of a table take, a column each, in the table's order; reads the whole table."""
         schema, name = table_name(table)
         async with self._using() as session:
+            await self._tiers.load(session)
             shape = await ordinary(session, schema or "", name)
+            only = "ONLY " if any(t.oid == shape.oid for t in self._tiers.each()) else ""
             stats = []
             for each in shape.columns:
                 if each.type not in ("vector", "halfvec", "sparsevec"):
                     continue
                 found = await _column(session, table, each.name)
-                sql = f"SELECT count({quoted(each.name)}), coalesce(sum(pg_column_size({quoted(each.name)})), 0)::bigint FROM ONLY {found.table}"
+                sql = f"SELECT count({quoted(each.name)}), coalesce(sum(pg_column_size({quoted(each.name)})), 0)::bigint FROM {only}{found.table}"
                 rows, size = tuple((await session.query(sql, (), None))[0])
                 stats.append(
                     VectorStats(
@@ -192,7 +196,7 @@ async def _column(session: Session, table: str, column: str) -> _Column:
         raise InvalidInput(f"{table}.{column} is {found.spelled}: expected vector, halfvec or sparsevec")
     said = found.spelled.rpartition("(")[2].removesuffix(")")
     size = int(said) if said.isdigit() else None
-    return _Column(shape.oid, shape.table, found.number, column, found.type, size)
+    return _Column(shape.oid, shape.schema, shape.table, found.number, column, found.type, size)
 
 
 def _indexed(column: _Column, quantize: str | None) -> tuple[str, str]:

@@ -42,6 +42,8 @@ class TierColumn:
     generated: bool
     exact: bool
     """Whether equal text is the same text: a deterministic collation."""
+    collation: int = 0
+    """The oid of its collation."""
 
     @property
     def native(self) -> bool:

@@ -48,7 +48,9 @@ async def current(
     if rows[0]["shape"] != tiered.shape:
         raise Stale(f"{tiered.table}: its columns were changed: run the statement again")
     if rows[0]["now"] != rows[0]["shape"]:
-        raise TierError(f"{tiered.table}: its columns were changed after it was tiered: untier it, then tier it again")
+        raise TierError(
+            f"{tiered.table}: its columns or unique indexes were changed after it was tiered: untier it, then tier it again"
+        )
     return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
 
 

@@ -42,7 +42,7 @@ def _shown(condition: Condition) -> str:
     if condition.op in words:
         return f"{condition.column} {words[condition.op]}"
     values = [
-        f"${value}" if kind == "p" else literal(value) if isinstance(value, str) and kind == "c" else str(value)
+        f"${value}" if kind in "pq" else literal(value) if isinstance(value, str) and kind == "c" else str(value)
         for kind, value in condition.values
     ]
     if condition.op == "between":

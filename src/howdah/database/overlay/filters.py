@@ -11,12 +11,14 @@ from .base import library
 from .columns import TIMES, TierColumn, literal
 from .tiered import Tiered
 
+SAME = 2**24
+"""Whole numbers below it are the same in every type of number."""
 _PREFIX = re.compile(r"(?:[^\\%_]|\\.)+", re.DOTALL)
 
 
 class Condition(NamedTuple):
-    """A column compared with constants (``("c", value)``), parameters (``("p", number)``) or expressions whose value the server
-    has told (``("e", text)``)."""
+    """A column compared with constants (``("c", value)``), parameters (``("p", number)``; ``("q", number)`` where the statement
+    has it more than once) or expressions whose value the server has told (``("e", text)``)."""
 
     column: str
     op: str
@@ -69,9 +71,17 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
         return {"null": ex.IsNull, "there": ex.NotNull}[condition.op](column.name) if column.native else None
     given = []
     for kind, value in condition.values:
-        if kind == "p" and value > len(params):
-            return None
-        given.append({"p": lambda v: params[v - 1], "e": known.get, "c": lambda v: v}[kind](value))
+        if kind in "pq":
+            if value > len(params):
+                return None
+            found = params[value - 1]
+            if kind == "q" and not all(
+                type(v) is int and abs(v) < SAME for v in (found if type(found) is list else [found])
+            ):
+                return None
+            given.append(found)
+        else:
+            given.append(known.get(value) if kind == "e" else value)
     if condition.op == "any":
         if not isinstance(given[0], (list, tuple)):
             return None

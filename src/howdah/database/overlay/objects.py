@@ -136,7 +136,7 @@ def drop(tiered: Tiered) -> list[str]:
         f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
-        *(statement for unique in tiered.uniques for statement in uniques.drop(tiered, unique)),
+        uniques.DROP.replace("{oid}", str(tiered.oid)),
         f"DROP SEQUENCE IF EXISTS {tiered.largest}",
         f"DELETE FROM howdah.tier_snapshots WHERE rel = {tiered.oid}",
         f"DELETE FROM howdah.tier_garbage WHERE rel = {tiered.oid}",

@@ -81,10 +81,9 @@ class Reader:
         found = []
         for called, one in scope.said:
             if called in names and one.column in has:
-                numbers = [v for k, v in one.values if k == "p"]
-                # Text means another text where the parameter has another type, which another mention may give it.
-                if has[one.column].type not in ("text", "varchar") or all(self._mentioned[n] == 1 for n in numbers):
-                    found.append(by_server(has[one.column], one))
+                # Another mention of a parameter may give it another type, in which its value is another one.
+                values = tuple(("q", v) if k == "p" and self._mentioned[v] > 1 else (k, v) for k, v in one.values)
+                found.append(by_server(has[one.column], one._replace(values=values)))
         return found
 
     def _named(self, tree: Any) -> None:

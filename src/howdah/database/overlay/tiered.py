@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from hashlib import md5
 from typing import Any, NamedTuple
 
 from ..session import Session
@@ -10,7 +11,8 @@ from .columns import TierColumn, quoted
 
 COLUMNS = """
 SELECT a.attnum::int AS number, a.attname AS name, y.typname AS type, format_type(a.atttypid, a.atttypmod) AS spelled,
-  a.attgenerated <> '' AS generated, coalesce(l.collisdeterministic, true) AS exact
+  a.attgenerated <> '' AS generated, coalesce(l.collisdeterministic, true) AS exact,
+  a.attcollation::bigint AS collation
 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
@@ -128,7 +130,9 @@ class Tiered:
 
     def beside(self, unique: Unique) -> str:
         """The table of a unique constraint's values that base rows have; columns may be renamed, their numbers stay."""
-        return f"howdah.unique_{self.oid}_{'_'.join(str(self.column(c).number) for c in unique.columns)}"
+        numbers = "_".join(str(self.column(c).number) for c in unique.columns)
+        short = numbers if len(numbers) <= 40 else md5(numbers.encode(), usedforsecurity=False).hexdigest()
+        return f"howdah.unique_{self.oid}_{short}"
 
     @property
     def largest(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...errors import TieringRefused
 from .columns import literal, quoted
 from .counting import LOCK
 from .tiered import Tiered, Unique
@@ -16,6 +17,7 @@ _BESIDE = "FROM pg_index i WHERE indrelid = $1::oid AND indisunique AND NOT indi
 CHECKS = (
     (f"SELECT 1 {_BESIDE} AND (indpred IS NOT NULL OR indexprs IS NOT NULL)", "it has a unique index over expressions or some of"
      " its rows"),
+    (f"SELECT 1 {_BESIDE} AND NOT indisvalid", "it has a unique index that is not valid: drop it, or REINDEX it"),
     (f"SELECT 1 {_BESIDE} AND indnullsnotdistinct", "it has a unique index with NULLS NOT DISTINCT"),
     (f"SELECT 1 {_BESIDE} AND NOT indimmediate", "it has a unique constraint that is deferrable"),
     (f"SELECT 1 {_BESIDE} AND EXISTS (SELECT FROM unnest(i.indclass::oid[]) o JOIN pg_opclass c ON c.oid = o WHERE NOT"
@@ -27,6 +29,13 @@ CHECKS = (
      "it has a unique index over a generated column, a type with an equality of its own, or with a collation of its own"),
 )  # fmt: skip
 """What a table of values cannot stand for."""
+DROP = """DO $$ DECLARE n text; BEGIN
+  FOR n IN SELECT proname FROM pg_proc WHERE pronamespace = 'howdah'::regnamespace AND starts_with(proname, 'unique_{oid}_') LOOP
+    EXECUTE format('DROP FUNCTION howdah.%I CASCADE', n); END LOOP;
+  FOR n IN SELECT relname FROM pg_class WHERE relnamespace = 'howdah'::regnamespace AND relkind = 'r'
+      AND starts_with(relname, 'unique_{oid}_') LOOP
+    EXECUTE format('DROP TABLE howdah.%I', n); END LOOP; END $$"""
+"""Removes what there is for a table's constraints, those that are gone by now, too."""
 
 
 def create(tiered: Tiered, unique: Unique) -> list[str]:
@@ -74,7 +83,7 @@ def drop(tiered: Tiered, unique: Unique) -> list[str]:
 
 
 def alter(old: Tiered, new: Tiered) -> list[str]:
-    """The statements that follow a change of columns."""
+    """The statements that follow a change of columns. ``TieringRefused`` for a collation by which other values are equal."""
     steps: list[str] = []
     there = {new.beside(unique): unique for unique in new.uniques}
     for unique in old.uniques:
@@ -83,8 +92,11 @@ def alter(old: Tiered, new: Tiered) -> list[str]:
             steps += drop(old, unique)
             continue
         for i, (was, now) in enumerate(zip(unique.columns, there[name].columns, strict=True)):
-            if old.column(was).spelled != new.column(now).spelled:
-                steps.append(f"ALTER TABLE {name} ALTER v{i} TYPE {new.column(now).spelled}")
+            before, after = old.column(was), new.column(now)
+            if before.collation != after.collation:
+                raise TieringRefused(f"{old.table}: {was} is unique: its collation cannot change: untier it first")
+            if before.spelled != after.spelled:
+                steps.append(f"ALTER TABLE {name} ALTER v{i} TYPE {after.spelled}")
         steps += watch(new, there[name])
     return steps
 
