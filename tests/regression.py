@@ -30,7 +30,7 @@ from howdah import (
 from howdah.database.overlay.tree import parsed, range_vars
 
 FOLDER = "vendor/libpg_query/test/sql/postgres_regress/"
-ROWS = 500
+ROWS = 200
 """Rows of ``tenk1``: the data of the real one is not among the sources."""
 _META = re.compile(r"^\\.*$", re.MULTILINE)
 _GET = re.compile(r"\\g\w*[^\n]*|\\;")

@@ -415,7 +415,7 @@ def test_abort_reaches_running_handlers_however_many(run: Run) -> None:
             handles = await client.submit_many(range(120))
             await until(lambda: server.stats().started == 120)
             waiting = await client.submit("waits")
-            for handle in (*handles[:3], handles[110], handles[119], waiting):
+            for handle in (waiting, *handles[:3], handles[110], handles[119]):  # it would start in the place of another
                 assert await handle.abort()
             for handle in (*handles[:3], handles[110], handles[119], waiting):
                 with pytest.raises(howdah.JobAborted):

@@ -17,7 +17,7 @@ import howdah
 from howdah.engines.sql.embedded import EmbeddedServer
 
 # A longer run by hand: HOWDAH_CHAOS="8 30 1" (writers, seconds, seconds between kills).
-_CHAOS = [float(n) for n in os.environ.get("HOWDAH_CHAOS", "4 6 0.5").split()]
+_CHAOS = [float(n) for n in os.environ.get("HOWDAH_CHAOS", "4 4 0.5").split()]
 WRITERS, SECONDS, KILL_EVERY = int(_CHAOS[0]), _CHAOS[1], _CHAOS[2]
 
 WRITER = """

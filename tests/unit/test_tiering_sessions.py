@@ -15,7 +15,7 @@ from howdah import Conflict, Database, QueryError, QueryTimeout, SerializationFa
 from tests.tiering import MORE, SEED, UNIQUE, Statements, make, same
 
 SESSIONS = 4
-TRANSACTIONS = int(os.environ.get("HOWDAH_TIER_TRANSACTIONS", "100"))
+TRANSACTIONS = int(os.environ.get("HOWDAH_TIER_TRANSACTIONS", "70"))
 """How many each session begins."""
 
 
