@@ -411,6 +411,19 @@ def test_racing_workers_never_hold_one_job_both(queue: Queue) -> None:
     assert queue.counts()[JobStatus.COMPLETED] == 300
 
 
+def test_blocking_calls_work_while_an_event_loop_runs(queue: Queue) -> None:
+    """As in a notebook."""
+
+    async def main() -> None:
+        queue.add("x")
+        claim = take(queue)
+        claim.ack("y")
+        assert queue.claim("w") is None
+
+    asyncio.run(main())
+    assert queue.counts()[JobStatus.COMPLETED] == 1
+
+
 def test_workers_of_one_process_that_ask_at_the_same_time(store: Store, queue: Queue) -> None:
     """Each gets jobs of its own, at most as many as it asked for, under its name, and is told of its own outcomes."""
     ids = queue.add_many(range(60))

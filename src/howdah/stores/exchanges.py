@@ -16,11 +16,7 @@ _tasks: set[asyncio.Task[Any]] = set()
 
 async def whole(work: Coroutine[Any, Any, Exchanged]) -> Exchanged:
     """Run an exchange to its end, outside of transactions, even when its caller is cancelled."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # nobody can cancel it
-        return await work
-    task = loop.create_task(work)
+    task = asyncio.get_running_loop().create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -114,8 +114,8 @@ class AsyncQueue(Adding, Finding):
         return done, claims
 
     async def _whole(self, work: Coroutine[Any, Any, Exchanged]) -> Exchanged:
-        """An exchange that nobody's cancellation cuts short; in a transaction it is undone with that."""
-        return await (work if innermost(self._engine) is not None else whole(work))
+        """An exchange that nobody's cancellation cuts short: an inline engine's never is, in a transaction it is undone."""
+        return await (work if self._engine.inline or innermost(self._engine) is not None else whole(work))
 
     async def complete(self, outcomes: Sequence[Outcome]) -> set[str]:
         """Complete claimed jobs in one write; the ids of those that still were this worker's."""
