@@ -435,7 +435,7 @@ def test_workers_of_one_process_that_ask_at_the_same_time(store: Store, queue: Q
             inner.exchange(given, f"w{n}", limit=size, lease=20 + n // 3)
             for n, (size, given) in enumerate(zip(sizes, outcomes, strict=True))
         ]
-        return await asyncio.gather(*calls) if inner._ops.at_once else [await call for call in calls]
+        return [await call for call in calls] if inner._engine.inline else await asyncio.gather(*calls)
 
     sizes = [7, 1, 9, 3, 7, 7, 5]
     found = store._run(ask(sizes, [[]] * 7))

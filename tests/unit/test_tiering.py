@@ -203,6 +203,17 @@ def test_others_may_be_let_read_hot_rows(db: Database, database_url: str, tmp_pa
         kept = await plain.prepare("SELECT count(*) FROM t")
         for _ in range(8):
             assert await kept.fetchval() == 1
+        functions = {
+            "r": "plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM t); END'",
+            "w": "plpgsql AS 'BEGIN UPDATE t SET id = 5 WHERE id = 100; RETURN 1; END'",
+            "d": "sql AS 'DELETE FROM t RETURNING n'",
+        }
+        for name, body in functions.items():
+            await plain.execute(f"CREATE FUNCTION {name}() RETURNS bigint LANGUAGE {body}")
+        assert await plain.fetchval("SELECT r()") == 1
+        for name in "wd":
+            with pytest.raises(asyncpg.PostgresError, match="tiered"):
+                await plain.fetchval(f"SELECT {name}()")
         assert await plain.fetchval(" (WITH x AS (TABLE t) SELECT n FROM x)") == 1
         for sql in (
             *(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from ..engines.sql.dialect import text_literal
 from ..errors import InvalidInput, UndefinedColumn
 from ..pages import check_limit
 from .copying import table_name
-from .overlay.columns import literal, quoted
+from .overlay.columns import quoted
 from .overlay.manage import ordinary
 from .rows import Metric, Rows, VectorIndex, VectorStats
 from .session import Session
@@ -98,7 +99,7 @@ class VectorIndexing(AsyncStatements):
                     f"CREATE INDEX {quoted(name)} ON {found.table} USING {method} (({shown}) {ops}) WITH ({how})"
                 )
                 if quantize is not None:
-                    said = literal(f"{_SAID}{metric}{', re-ranked' if rerank else ''}")
+                    said = text_literal(f"{_SAID}{metric}{', re-ranked' if rerank else ''}")
                     await session.command(f"COMMENT ON INDEX {quoted(found.schema)}.{quoted(name)} IS {said}")
             return next(i for i in await _indexes(session, found) if i.name == name)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ...engines.sql.dialect import text_literal
 from ...errors import (
     InvalidInput,
     QueryError,
@@ -21,7 +22,7 @@ from ...errors import (
 from ..session import Session
 from . import base, place
 from .binding import fetch
-from .columns import TierColumn, literal, quoted
+from .columns import TierColumn, quoted
 from .counting import current
 from .manage import Tiers, ordinary
 from .tiered import Tiered
@@ -169,7 +170,7 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
 def _schema(metadata: str) -> str:
     """A base's columns by their field ids, which files have too, in DuckDB's SQL."""
     fields = ", ".join(
-        f"{field.field_id}: {{name: {literal(field.name)}, type: {literal(_TYPES.get(str(field.field_type), str(field.field_type)))},"
+        f"{field.field_id}: {{name: {text_literal(field.name)}, type: {text_literal(_TYPES.get(str(field.field_type), str(field.field_type)))},"
         " default_value: NULL}"
         for field in base.opened(metadata).schema().fields
     )
@@ -178,7 +179,7 @@ def _schema(metadata: str) -> str:
 
 def _texts(values: Sequence[str]) -> str:
     """A list of texts in DuckDB's SQL."""
-    return f"[{', '.join(map(literal, values))}]"
+    return f"[{', '.join(map(text_literal, values))}]"
 
 
 async def _plain(session: Session, schema: str, name: str) -> Tiered:

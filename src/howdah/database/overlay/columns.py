@@ -95,11 +95,6 @@ def finite(columns: tuple[TierColumn, ...]) -> str:
     return " AND ".join(tests) or "true"
 
 
-def literal(text: str) -> str:
-    """A text in SQL, Postgres' or DuckDB's."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def quoted(name: str) -> str:
     """A quoted identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from ...engines.sql.dialect import text_literal
 from ..rows import PlannedTable, QueryPlan
 from ..session import Session
 from . import base, filters
-from .columns import literal
 from .counting import current
 from .filters import Condition
 from .plans import Plan
@@ -42,7 +42,7 @@ def _shown(condition: Condition) -> str:
     if condition.op in words:
         return f"{condition.column} {words[condition.op]}"
     values = [
-        f"${value}" if kind in "pq" else literal(value) if isinstance(value, str) and kind == "c" else str(value)
+        f"${value}" if kind in "pq" else text_literal(value) if isinstance(value, str) and kind == "c" else str(value)
         for kind, value in condition.values
     ]
     if condition.op == "between":

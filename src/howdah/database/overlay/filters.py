@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
+from ...engines.sql.dialect import text_literal
 from .base import library
-from .columns import TIMES, TierColumn, literal
+from .columns import TIMES, TierColumn
 from .tiered import Tiered
 
 SAME = 2**24
@@ -60,7 +61,8 @@ def by_server(column: TierColumn, condition: Condition) -> Condition:
     if column.type not in TIMES:
         return condition
     values = [
-        ("e", f"{literal(v)}::{column.type}") if (k, type(v)) == ("c", str) else (k, v) for k, v in condition.values
+        ("e", f"{text_literal(v)}::{column.type}") if (k, type(v)) == ("c", str) else (k, v)
+        for k, v in condition.values
     ]
     return condition._replace(values=tuple(values))
 

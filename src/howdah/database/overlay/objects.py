@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...engines.sql.dialect import text_literal
 from ...errors import TieringRefused
 from . import uniques
 from .base import partition_fields, written_otherwise
-from .columns import KEYS, TIMES, literal
+from .columns import KEYS, TIMES
 from .tiered import Tiered
 
 # A planner that opens the empty child folds its statistics expression: whoever did not say ONLY is refused while planning.
@@ -24,9 +25,11 @@ CREATE OR REPLACE FUNCTION howdah.gate(rel text) RETURNS boolean LANGUAGE plpgsq
   IF current_query() ~* '^\\s*(vacuum|analyze)\\M[^;]*;?\\s*$' THEN RETURN true; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', rel USING ERRCODE = 'HW001',
     HINT = 'Query it through Howdah, or read hot rows only with FROM ONLY.'; END $gate$;
-CREATE OR REPLACE FUNCTION howdah.hot_gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ BEGIN
+CREATE OR REPLACE FUNCTION howdah.hot_gate(rel text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $gate$ DECLARE called text; BEGIN
+  -- What a function of theirs runs stands in the context, but for that of one in SQL.
+  GET DIAGNOSTICS called = PG_CONTEXT;
   IF current_query() ~* '^[\\s(]*(select|table|values|with|explain|declare|fetch)\\M'
-      AND current_query() !~* '\\m(insert|update|delete|merge|truncate|share)\\M' THEN RETURN true; END IF;
+      AND concat_ws(' ', current_query(), called) !~* '\\m(insert|update|delete|merge|truncate|share|sql function)\\M' THEN RETURN true; END IF;
   RETURN howdah.gate(rel); END $gate$;
 CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$
   DECLARE one text := concat_ws(' ', TG_RELID, pg_backend_pid(), extract(epoch FROM statement_timestamp())); BEGIN
@@ -126,7 +129,7 @@ def gate(tiered: Tiered) -> list[str]:
     asks = "hot_gate" if tiered.policy["allow_hot_only"] else "gate"
     return [
         f"DROP STATISTICS IF EXISTS {name}_s",
-        f"CREATE STATISTICS {name}_s ON (CASE WHEN howdah.{asks}({literal(tiered.table)}) THEN {key} END) FROM {name}",
+        f"CREATE STATISTICS {name}_s ON (CASE WHEN howdah.{asks}({text_literal(tiered.table)}) THEN {key} END) FROM {name}",
     ]
 
 

@@ -131,7 +131,7 @@ class Tiered:
     def beside(self, unique: Unique) -> str:
         """The table of a unique constraint's values that base rows have; columns may be renamed, their numbers stay."""
         numbers = "_".join(str(self.column(c).number) for c in unique.columns)
-        short = numbers if len(numbers) <= 40 else md5(numbers.encode(), usedforsecurity=False).hexdigest()
+        short = numbers if len(numbers) <= 32 else md5(numbers.encode(), usedforsecurity=False).hexdigest()
         return f"howdah.unique_{self.oid}_{short}"
 
     @property

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...engines.sql.dialect import text_literal
 from ...errors import TieringRefused
-from .columns import literal, quoted
+from .columns import quoted
 from .counting import LOCK
 from .tiered import Tiered, Unique
 
@@ -56,21 +57,21 @@ def watch(tiered: Tiered, unique: Unique) -> list[str]:
     name, columns = tiered.beside(unique), unique.columns
     same = " AND ".join(f"s.v{i} = NEW.{quoted(c)}" for i, c in enumerate(columns))
     changed = " OR ".join(f"OLD.{c} IS DISTINCT FROM NEW.{c}" for c in map(quoted, columns))
-    told = literal(f"duplicate key value violates unique constraint {quoted(unique.name)}")
-    key, shown = literal(f"Key ({', '.join(columns)})=("), ", ".join(f"NEW.{quoted(c)}" for c in columns)
+    told = text_literal(f"duplicate key value violates unique constraint {quoted(unique.name)}")
+    key, shown = text_literal(f"Key ({', '.join(columns)})=("), ", ".join(f"NEW.{quoted(c)}" for c in columns)
     body = (
         f"BEGIN IF TG_OP = 'UPDATE' THEN IF NOT ({changed}) THEN RETURN NULL; END IF; END IF;"
         " IF current_setting('transaction_isolation') <> 'read committed' THEN"
         f" PERFORM pg_advisory_xact_lock_shared({LOCK}, {tiered.oid - 2**31});"
         f" PERFORM 1 FROM howdah.tiers WHERE rel = {tiered.oid} FOR SHARE; END IF;"
         f" PERFORM 1 FROM {name} s WHERE {same} FOR KEY SHARE;"
-        f" IF FOUND THEN RAISE EXCEPTION USING MESSAGE = {told}, ERRCODE = '23505', CONSTRAINT = {literal(unique.name)},"
+        f" IF FOUND THEN RAISE EXCEPTION USING MESSAGE = {told}, ERRCODE = '23505', CONSTRAINT = {text_literal(unique.name)},"
         f" TABLE = TG_TABLE_NAME, SCHEMA = TG_TABLE_SCHEMA, DETAIL = {key} || concat_ws(', ', {shown}) || ') already exists.';"
         " END IF; RETURN NULL; END"
     )
     return [
         f"DROP FUNCTION IF EXISTS {name} CASCADE",
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS {literal(body)}",
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS {text_literal(body)}",
         # With the columns in its definition, they could not become wider.
         f"CREATE TRIGGER howdah_{name.partition('.')[2]} AFTER INSERT OR UPDATE ON {tiered.table} FOR EACH ROW EXECUTE FUNCTION {name}()",
     ]
