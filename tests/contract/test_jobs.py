@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import howdah
-from howdah import AsyncQueue, AsyncStore, InvalidInput, JobStatus, Retry
+from howdah import AsyncQueue, AsyncStore, BackendError, InvalidInput, JobStatus, Retry, jobs
 from howdah.jobs import (
     AllOf,
     AsyncJobClient,
@@ -864,6 +865,39 @@ def test_stopping_strands_no_claim(run: Run) -> None:
             await asyncio.sleep(0.002 * step)
             await server.stop()
             assert await queue.count(JobStatus.PROCESSING) == 0
+
+    run(body)
+
+
+def test_exchanges_at_the_same_time_lose_no_claim(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some fail before they reach the server, while leases are renewed all the time: nothing waits for a lease to end."""
+    seen: list[int] = []
+    chance = random.Random(7)
+
+    async def handler(value: int, ctx: JobContext) -> None:
+        seen.append(value)
+        await asyncio.sleep(chance.choice((0, 0.001)))
+
+    async def body(store: AsyncStore, queue: AsyncQueue) -> None:
+        exchange = queue._exchange
+
+        async def failing(*given: Any, **options: Any) -> Any:
+            if chance.random() < 0.15:
+                raise BackendError("not sent")
+            found = await exchange(*given, **options)
+            await asyncio.sleep(0.002)
+            return found
+
+        monkeypatch.setattr(queue, "_exchange", failing)
+        monkeypatch.setattr(jobs.server, "MOST_POLL", 0.01)
+        await queue.add_many(range(900))
+        async with AsyncJobServer(queue, handler, workers=20, prefetch=4, poll=0.01, lease=120) as server:
+            while server.stats().completed < 900:
+                if server._running or server._ready:
+                    await server._renew()
+                await asyncio.sleep(0)
+        assert sorted(seen) == list(range(900))
+        assert server._asked == 0
 
     run(body)
 

@@ -102,6 +102,8 @@ def test_add_many(queue: Queue) -> None:
     assert queue.add_many([]) == []
     with pytest.raises(InvalidValue):
         queue.add_many([1, 2, float("nan")])
+    with pytest.raises(InvalidValue):
+        queue.add_many([*range(1800), float("nan")])
     with pytest.raises(TypeError):
         queue.add_many([1], fingerprint="one for all")  # type: ignore[call-arg]  # the mistake under test
     assert queue.count() == 2500

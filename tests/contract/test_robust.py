@@ -17,7 +17,18 @@ from uuid import UUID, uuid4
 import pytest
 
 import howdah
-from howdah import Closed, Error, InvalidInput, InvalidValue, SetupRequired, Store, TransactionError, Vector
+from howdah import (
+    Closed,
+    Error,
+    InvalidInput,
+    InvalidValue,
+    SetupRequired,
+    Store,
+    TransactionError,
+    Vector,
+)
+from howdah.engines.base import Op, Stmt
+from howdah.errors import MissingTable
 from tests.conftest import Clock, open_store
 
 
@@ -26,6 +37,43 @@ class Doc:
     id: int
     a: str
     b: str = ""
+
+
+@pytest.mark.parametrize("where", ["memory", "sqlite", "pg"])
+def test_statements_that_run_ahead_fail_the_operation(where: str, url_for: Callable[[str], str]) -> None:
+    bad, good = Stmt("INSERT INTO no_such_table VALUES (1)", ahead=True), Stmt("SELECT 1")
+
+    def then_another() -> Op[None]:
+        yield bad
+        yield good
+
+    def at_the_end() -> Op[None]:
+        yield bad
+
+    def with_an_error() -> Op[None]:
+        yield good._replace(ahead=True)
+        raise InvalidValue("an error of its own")
+
+    async def main() -> None:
+        async with await howdah.connect_async(url_for(where)) as store:
+            kv = store.kv()
+            await kv.put("a", 0)
+            for single in (False, True):
+                for work, expected in (
+                    (then_another, MissingTable),
+                    (at_the_end, MissingTable),
+                    (with_an_error, InvalidValue),
+                ):
+                    with pytest.raises(expected):
+                        await store._engine.write(work, single=single)
+                    async with store.transaction():
+                        await kv.put("a", 1)
+                        with pytest.raises(expected):
+                            await store._engine.write(work)
+                        await kv.put("b", 2)
+                    assert await kv.get_many(["a", "b"]) == {"a": 1, "b": 2}
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("where", ["memory", "sqlite", "pg"])

@@ -170,3 +170,27 @@ def test_a_held_snapshot_keeps_claims_on_their_way(url_for: Callable[[str], str]
         await holder.close()
 
     asyncio.run(main())
+
+
+def test_looking_for_what_is_due_reads_no_whole_table(servers: Any) -> None:
+    """Postgres plans a statement when it is first run, and keeps the plan: here, for a table that was empty then."""
+
+    async def main() -> int:
+        url = servers.server()
+        async with await howdah.connect_async(f"{url}?schema=due") as store:
+            queue = store.queue("due")
+            for _ in range(8):
+                queue._settled = 0.0
+                assert await queue.claim("w") is None
+            await queue.add_many(range(3000))
+            for _ in range(8):
+                queue._settled = 0.0
+                assert await queue.claim("w") is not None
+        plain = await asyncpg.connect(url)
+        await plain.execute("SELECT pg_stat_clear_snapshot()")
+        read = await plain.fetchval("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '_queue_due'")
+        await plain.execute("DROP SCHEMA due CASCADE")
+        await plain.close()
+        return int(read)
+
+    assert asyncio.run(main()) == 0

@@ -15,11 +15,13 @@ T = TypeVar("T")
 
 
 class Stmt(NamedTuple):
-    """One statement for the driver; with ``many`` the parameters are a list of rows and there is no result."""
+    """One statement for the driver; with ``many`` the parameters are a list of rows and there is no result. That of one
+    that runs ``ahead`` is empty, too: an engine may let the operation go on while it works, and tell of its failure later."""
 
     sql: str
     params: Sequence[Any] = ()
     many: bool = False
+    ahead: bool = False
 
 
 Rows = list[tuple[Any, ...]]

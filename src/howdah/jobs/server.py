@@ -125,6 +125,8 @@ class AsyncJobServer(Emitting):
         self._outcomes: list[Outcome] = []
         self._wake = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
+        self._beside: asyncio.Task[None] | None = None
+        self._asked = 0
         self._stopping = False
         self._threads = Threads()
         self._counts = dict.fromkeys(("started", "completed", "failed", "aborted", "retried", "disabled"), 0)
@@ -197,6 +199,9 @@ class AsyncJobServer(Emitting):
             main.cancel()
             with suppress(asyncio.CancelledError):
                 await main
+        if self._beside is not None:
+            self._beside.cancel()
+            await asyncio.wait([self._beside])
         await self._give_back()  # what a claim under way has brought since
         if self._reporting:  # dead letters and limiters may still be written to
             await asyncio.wait(self._reporting, timeout=GRACE + MOST_POLL)
@@ -237,7 +242,7 @@ class AsyncJobServer(Emitting):
 
     async def _serve(self) -> None:
         wait = self._poll
-        while not self._stopping or self._running or self._outcomes:
+        while not self._stopping or self._running or self._outcomes or self._goes_beside():
             try:
                 mark = await self._engine.changed(self._queue._ops, None, 0)
                 await self._watch_over()
@@ -257,6 +262,9 @@ class AsyncJobServer(Emitting):
         await self._gather()
         room = self._room()
         outcomes, self._outcomes = self._outcomes, []
+        if room and outcomes and self._prefetch > 1 and self._queue._ops.at_once and not self._goes_beside():
+            self._beside = asyncio.get_running_loop().create_task(self._go_beside())
+        self._asked += room
         try:
             if room > 0:
                 done, claims = await self._queue.exchange(outcomes, self._id, limit=room, lease=self._lease)
@@ -267,15 +275,33 @@ class AsyncJobServer(Emitting):
         except BaseException:
             self._outcomes = outcomes + self._outcomes
             raise
+        finally:
+            self._asked -= room
         self._ready.extend(claims)
         await self._completed(outcomes, done)
         await self._start_ready()
         return bool(self._outcomes) or (len(claims) == room and room > 0)
 
+    def _goes_beside(self) -> bool:
+        return self._beside is not None and not self._beside.done()
+
+    async def _go_beside(self) -> None:
+        """While there is much to do, take turns beside the main ones: the server writes while jobs run, and starts on the next
+        write while the client reads what the last one brought."""
+        try:
+            while not self._stopping and await self._turn():
+                pass
+        except Closed:
+            pass
+        except Exception as error:
+            log.warning("worker %s will try again: %s: %s", self._id, type(error).__name__, error)
+        finally:
+            self._wake.set()
+
     async def _gather(self) -> None:
-        """While jobs end as soon as they begin, let half of what is held end: that is written while the other half runs."""
+        """While jobs end as soon as they begin, let a quarter of what is held end: that is written while the others run."""
         seen = -1
-        while self._prefetch > 1 and seen < len(self._outcomes) < self._workers * self._prefetch // 2:
+        while self._prefetch > 1 and seen < len(self._outcomes) < self._workers * self._prefetch // 4:
             seen = len(self._outcomes)
             await asyncio.sleep(0)
 
@@ -285,7 +311,7 @@ class AsyncJobServer(Emitting):
             return 0
         if self._limiter is not None:
             return 1 if len(self._running) < self._workers and not self._ready else 0
-        held = len(self._running) + len(self._ready)
+        held = len(self._running) + len(self._ready) + self._asked
         most = self._workers * self._prefetch
         # Asking for few at a time would cost a write each.
         return most - held if held <= most * 3 // 4 or self._prefetch == 1 else 0
@@ -449,7 +475,8 @@ class AsyncJobServer(Emitting):
         rows = [(c.id, c.token, "PROCESSING", due) for c in claims]
         patches = Patches(("id", "token", "status"), ("lease_expires_at",), rows)
         held = await self._queue._table._write(lambda: ops.patch_each(patches), single=ops.at_once, quiet=True)
-        self._ready = deque(c for c in self._ready if c.id in held)
+        lost = {(c.id, c.token) for c in claims if c.id not in held}
+        self._ready = deque(c for c in self._ready if (c.id, c.token) not in lost)
         for claim in claims:
             found = self._running.get((claim.id, claim.token))
             if claim.id not in held and found is not None:

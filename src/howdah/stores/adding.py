@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ..engines.base import Engine, Op
@@ -18,6 +19,7 @@ from .job import PAUSED, JobStatus, check_id
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """When a job is due that waits for others."""
 MOST_NEEDED = 1000
+AT_ONCE, IN_TURN = 1000, 500
 
 
 class Adding(Finding):
@@ -75,8 +77,8 @@ class Adding(Finding):
         }
         names, milliseconds = self._ops.schema.names, int(now * 1000)
         template = list(self._ops.encode([same.get(n) for n in names]))
-        places = [names.index(n) for n in ("id", "fingerprint", "unique_key", "input")]
-        id_place, mark_place, unique_place, input_place = places
+        places = [names.index(n) for n in ("id", "fingerprint", "fingerprint_hash", "unique_key", "input")]
+        id_place, mark_place, hash_place, unique_place, input_place = places
         rows, ids, encode = [], self._engine.ids, self._ops.encode_value
         made = uuid7_texts(len(inputs), milliseconds) if ids is None else [str(new_id(ids, now)) for _ in inputs]
         for id, input in zip(made, inputs, strict=True):
@@ -85,6 +87,7 @@ class Adding(Finding):
             row = template.copy()
             row[id_place] = id
             row[mark_place] = mark
+            row[hash_place] = self._hashed(mark)
             row[unique_place] = mark if unique else None
             row[input_place] = encode("input", text)
             rows.append(row)
@@ -127,7 +130,7 @@ class Adding(Finding):
         await self._table._write(lambda: self._inserting([row], after), single=not after and self._engine.ids is None)
         return str(row[0])
 
-    def _inserting(self, rows: Sequence[list[Any]], after: Sequence[str]) -> Op[None]:
+    def _inserting(self, rows: Sequence[list[Any]], after: Sequence[str], *, ahead: bool = False) -> Op[None]:
         """Add jobs; ``JobNotFound`` when one that they wait for is not there."""
         if after:
             found = yield from self._ops.get_many([(id,) for id in after], ("id", "scope", "status"))
@@ -141,7 +144,7 @@ class Adding(Finding):
                 raise DuplicateKey(
                     f"queue {self._name!r}: ids() gave {taken[0][0]}, which a job has already", index=("id",)
                 )
-        yield from self._ops.insert(rows)
+        yield from self._ops.insert(rows, ahead=ahead)
 
     def _adding(self, row: list[Any], after: Sequence[str] = ()) -> Op[str]:
         """Add a job unless one like it is active."""
@@ -168,8 +171,9 @@ class Adding(Finding):
         after: Sequence[str] = (),
     ) -> list[str]:
         """Add many jobs, all or none; their ids in the order of the inputs. The options count for each."""
-        rows = self._rows(
-            as_list(inputs, "add_many"),
+        given = as_list(inputs, "add_many")
+        make = partial(
+            self._rows,
             delay=delay,
             timeout=timeout,
             priority=priority,
@@ -178,6 +182,9 @@ class Adding(Finding):
             unique=unique,
             after=after,
         )
+        if self._ops.at_once and len(given) > AT_ONCE and not unique:
+            return list(await self._table._write(lambda: self._in_turn(given, make, after)))
+        rows = make(given)
         if not rows:
             return []
         if unique:
@@ -189,9 +196,20 @@ class Adding(Finding):
                 return ids
 
             return list(await self._table._write(work))
-        alone = self._ops.at_once and len(rows) <= 1000 and not after and self._engine.ids is None
+        alone = self._ops.at_once and len(rows) <= AT_ONCE and not after and self._engine.ids is None
         await self._table._write(lambda: self._inserting(rows, after), single=alone)
         return [str(row[0]) for row in rows]
+
+    def _in_turn(
+        self, inputs: list[Any], make: Callable[[list[Any]], list[list[Any]]], after: Sequence[str]
+    ) -> Op[list[str]]:
+        """Add many jobs: the server puts away some while the next are made."""
+        ids: list[str] = []
+        for start in range(0, len(inputs), IN_TURN):
+            rows = make(inputs[start : start + IN_TURN])
+            yield from self._inserting(rows, () if start else after, ahead=True)
+            ids += [str(row[0]) for row in rows]
+        return ids
 
 
 def _ids(after: object) -> list[str]:

@@ -65,7 +65,7 @@ class FairQueue(AsyncQueue):
         def work() -> Op[tuple[set[str], list[Taken], list[Letter], set[str]]]:
             letters, resting = list[Letter](), self._resting
             if settle:
-                letters, resting = yield from self._settling()
+                letters, resting = yield from self._ops.by_indexes(self._settling())
                 if tidy:
                     yield from self._streams.tidy(self._alive)
             done = yield from self._completing(outcomes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from zlib import crc32
 
 from ..aggregates import count_
 from ..criteria import And, Compare, Criteria, In, Null, Or, Prefix
@@ -21,6 +22,7 @@ class Finding:
     _name: str
     _scope: str
     _prefix: str
+    _seed: int
     _table: AsyncTable[Any]
 
     def _mine(self, scope: Mapping[str, Any] | None = None) -> Criteria:
@@ -42,9 +44,18 @@ class Finding:
     def _active(self, mark: str) -> tuple[Criteria, ...]:
         """Criteria of the jobs of a fingerprint that wait and that run, each by an index of those that do. Looking in this
         order finds one that begins meanwhile, or is given back."""
-        same = (self._mine(), Compare("fingerprint", "=", mark))
+        same = self._alike(mark)
         waits, runs = (And((*same, Null(n, negated=True))) for n in ("due_at", "lease_expires_at"))
         return waits, runs, waits
+
+    def _hashed(self, mark: str) -> int:
+        """What a fingerprint is in indexes, which say so of a job's scope, too."""
+        return crc32(mark.encode(), self._seed)
+
+    def _alike(self, mark: str) -> tuple[Criteria, ...]:
+        """Criteria of the jobs of a fingerprint."""
+        hashed = Compare("fingerprint_hash", "=", self._hashed(mark))
+        return self._mine(), hashed, Compare("fingerprint", "=", mark)
 
     def _job(self, row: Mapping[str, Any]) -> Job:
         return read_job(self._name, row)
@@ -108,8 +119,8 @@ class Finding:
 
     async def completed_for(self, input: Any) -> Job | None:
         """The newest completed job with the fingerprint of this input."""
-        same = (Compare("fingerprint", "=", fingerprint_of(input)), Null("completed_at", negated=True))
-        where = And((self._mine(), *same, Compare("status", "=", JobStatus.COMPLETED.value)))
+        done = (Null("completed_at", negated=True), Compare("status", "=", JobStatus.COMPLETED.value))
+        where = And((*self._alike(fingerprint_of(input)), *done))
         row = await self._table.query(where, order_by=["-completed_at", "-id"]).first()
         return None if row is None else self._job(row)
 

@@ -31,6 +31,7 @@ ACTIVE = (JobStatus.PENDING.value, JobStatus.PROCESSING.value)
 # ``due_at`` and ``ends_at`` are there while a job waits, ``blocked_at`` while it waits for others, ``letter_due``
 # when time has made it fail and no dead letter was sent, ``lease_expires_at`` while it runs, ``unique_key`` until it has
 # finished, ``completed_at`` from then on: an index on one of them holds those jobs only, however many others there are.
+# ``fingerprint_hash`` stands for scope and fingerprint in indexes, whose entries at random places cost what they are wide.
 COLUMNS = (
     Column("id", "text"),
     Column("scope", "text"),
@@ -55,6 +56,7 @@ COLUMNS = (
     Column("letter_due", "timestamp", nullable=True),
     Column("abort_requested_at", "timestamp", nullable=True),
     Column("fingerprint", "text"),
+    Column("fingerprint_hash", "integer"),
     Column("unique_key", "text", nullable=True),
     Column("progress", "real"),
     Column("progress_message", "text"),
@@ -71,8 +73,8 @@ SPARSE = (
     SparseIndex(("ends_at",), "ends_at"),
     SparseIndex(("blocked_at", "id"), "blocked_at"),
     SparseIndex(("status", "completed_at"), "completed_at"),
-    SparseIndex(("scope", "fingerprint", "completed_at"), "completed_at"),
-    SparseIndex(("scope", "fingerprint"), "due_at"),
+    SparseIndex(("fingerprint_hash", "completed_at"), "completed_at"),
+    SparseIndex(("fingerprint_hash",), "due_at"),
     SparseIndex(("run_id",), "run_id"),
     SparseIndex(("scope", "letter_due"), "letter_due"),
     SparseIndex(("scope", "unique_key"), "unique_key", unique=True),

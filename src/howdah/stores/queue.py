@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
+from zlib import crc32
 
 from ..changes import AsyncChanges, Change, subscribe
 from ..criteria import And, Compare, Criteria, In, Null, Or
@@ -49,6 +50,7 @@ class AsyncQueue(Adding, Finding):
         self._tags = check_scope(scope)
         self._prefix = prefix
         self._scope = prefix + (encode_json(dict(sorted(self._tags.items()))) if self._tags else "")
+        self._seed = crc32(self._scope.encode())
         physical = store_table("queue", name)
         schema = build(
             physical,
@@ -149,7 +151,7 @@ class AsyncQueue(Adding, Finding):
 
         def work() -> Op[tuple[set[str], list[tuple[Any, ...]]]]:
             if settle:
-                paused[0], letters[:] = yield from settled(self)
+                paused[0], letters[:] = yield from ops.by_indexes(settled(self))
                 if not 0 <= now - self._tidied < TIDY_EVERY:
                     yield from self._streams.tidy(self._alive)
             if paused[0]:

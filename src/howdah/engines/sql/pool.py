@@ -218,13 +218,21 @@ def failed(connection: Connection, error: BaseException, place: str) -> Error:
 
 async def run(connection: Connection, op: Op[T], place: str) -> T:
     """Drive an operation to its end on this connection."""
+    ahead: asyncio.Future[Any] | None = None
     try:
         statement = next(op)
         while True:
             try:
-                if statement.many:
-                    await connection.executemany(statement.sql, statement.params)
+                if ahead is not None:
+                    sent, ahead = ahead, None
+                    await sent
+                if statement.ahead:
+                    ahead = asyncio.ensure_future(connection.fetch(statement.sql, *statement.params))
+                    await asyncio.sleep(0)  # it is sent
                     rows: Any = []
+                elif statement.many:
+                    await connection.executemany(statement.sql, statement.params)
+                    rows = []
                 else:
                     rows = await connection.fetch(statement.sql, *statement.params)
             except DRIVER_ERRORS as error:
@@ -232,4 +240,13 @@ async def run(connection: Connection, op: Op[T], place: str) -> T:
             else:
                 statement = op.send(rows)
     except StopIteration as stop:
+        if ahead is not None:
+            try:
+                await ahead
+            except DRIVER_ERRORS as error:
+                raise failed(connection, error, place) from error
         return stop.value  # type: ignore[no-any-return]  # the generator's return value
+    finally:
+        if ahead is not None:
+            await asyncio.wait([ahead])
+            ahead.cancelled() or ahead.exception()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from ..base import Op, Patches, Rows, Stmt, Take
-from .dialect import Params, derived_name, quote
+from .dialect import Params, derived_name, quote, text_literal
 from .readable import BATCH, DriverRow, ReadableTable
+
+T = TypeVar("T")
 
 
 class TakingTable(ReadableTable):
     """A table whose rows are taken, worked on and marked."""
+
+    _planned_for = ""
 
     @property
     def at_once(self) -> bool:
@@ -24,14 +28,27 @@ class TakingTable(ReadableTable):
         if self.dialect.name == "postgres":
             yield Stmt("SELECT pg_advisory_xact_lock(hashtextextended($1, 1751))", (f"{self.name}:{what}",))
 
-    def insert(self, rows: Sequence[DriverRow]) -> Op[None]:
-        """Insert rows with fresh keys."""
+    def by_indexes(self, work: Op[T]) -> Op[T]:
+        """The same work by indexes. Postgres keeps a plan that it made while the table was empty: to read all of it. What is
+        taken and patched later is planned anew when the table has become eight times as large."""
+        if self.dialect.name != "postgres":
+            return (yield from work)
+        ((size, _),) = yield Stmt(
+            f"SELECT pg_relation_size({text_literal(self.name)}), set_config('enable_seqscan', 'off', true)"
+        )
+        self._planned_for = f"/* {int(size).bit_length() // 3} */ "
+        found = yield from work
+        yield Stmt("SET LOCAL enable_seqscan = DEFAULT")
+        return found
+
+    def insert(self, rows: Sequence[DriverRow], *, ahead: bool = False) -> Op[None]:
+        """Insert rows with fresh keys; if others follow, on Postgres while these are made."""
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             if len(batch) == 1:
                 yield Stmt(self._insert_one, batch[0])
             elif self.dialect.name == "postgres":
-                yield self._insert_batch(batch)
+                yield self._insert_batch(batch)._replace(ahead=ahead)
             else:
                 # With RETURNING, SQLite's driver would stop at the first row.
                 yield Stmt(self._insert_one.rpartition(" RETURNING ")[0], batch, many=True)
@@ -74,7 +91,7 @@ class TakingTable(ReadableTable):
             behind = f"{params.add(rank, 'integer')}, {params.add(due, 'timestamp')}, {params.add(last, 'text')}"
             chosen = f"{self.dialect.qualify(self.next_name)}({scope}, {at}, {wanted.limit}, {behind})"
             # Not a join: while a table looks small, it would read all of it.
-            return f"UPDATE {self.name} AS u SET {sets} WHERE u.{key} = ANY(ARRAY(SELECT {chosen}))"
+            return f"{self._planned_for}UPDATE {self.name} AS u SET {sets} WHERE u.{key} = ANY(ARRAY(SELECT {chosen}))"
         chosen = self.next_sql(scope, at, str(wanted.limit))
         return f"UPDATE {self.name} AS u SET {sets} WHERE {key} IN ({chosen})"
 
@@ -136,7 +153,7 @@ class TakingTable(ReadableTable):
         if (keys := given.only) is not None and same[0].endswith(" = v.c1"):
             same[0], source = f"p.{quote(patches.match[0])} = ANY({keys})", ""
         return (
-            f"UPDATE {self.name} AS p SET {', '.join(sets)}{source}"
+            f"{self._planned_for}UPDATE {self.name} AS p SET {', '.join(sets)}{source}"
             f" WHERE {' AND '.join(same)} RETURNING p.{quote(patches.match[0])}"
         )
 
