@@ -221,8 +221,29 @@ class Statements:
             [key],
         )
 
+    def aggregate(self) -> tuple[str, list[Any]]:
+        """A query for sums, most of which need no row of the base."""
+        pick = self.random
+        groups = pick.sample(
+            ("kind", "n", "n % 2", "date_trunc('day', ts)", "ts::date", "extract(hour FROM ts)", "ts"),
+            pick.randrange(3),
+        )
+        sums = pick.sample((
+            *("count(*)", "count(n)", "count(kind) AS c", "sum(n)", "avg(n)", "min(ts)", "max(n)", "sum({t}.id)", "max(id) - min(id)"),
+            *("2 / avg(id)", "count(DISTINCT kind)", "count(DISTINCT n) + 1", "coalesce(sum(n), -1)::text", "sum(money)", "max(kind)"),
+        ), pick.randrange(1, 4))  # fmt: skip
+        where = pick.choice((
+            *("", "", "WHERE ts >= $1", "WHERE n = 3 AND ts < $1", "WHERE id BETWEEN 5 AND 60", "WHERE kind = 'k1'"),
+            *("WHERE n IN (1, 2) AND ts > '2024-01-02 05:00Z'", "WHERE kind IS NOT NULL AND 10 < id", "WHERE n + 1 > 2"),
+        ))  # fmt: skip
+        places = ", ".join(str(i + 1) for i in range(len(groups)))
+        tail = f" GROUP BY {places}{pick.choice(('', ' HAVING count(*) > 2'))} ORDER BY {places}" if groups else ""
+        return f"SELECT {', '.join(groups + sums)} FROM {{t}} {where}{tail}", [self.moment()] if "$1" in where else []
+
     def read(self) -> tuple[str, list[Any]]:
         key = self.key()
+        if self.random.random() < 0.2:
+            return self.aggregate()
         choices: list[tuple[str, list[Any]]] = [
             ("SELECT * FROM {t} WHERE id = $1", [key]),
             ("SELECT count(*), sum(n), avg(money), min(kind), max(f) FROM {t} WHERE ts >= $1", [self.moment()]),

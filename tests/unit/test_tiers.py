@@ -60,49 +60,110 @@ def test_conditions_open_the_files_that_can_matter(db: Database, location: str) 
     status = db.tiers()[0]
     assert (status.files, status.bytes, status.snapshot) == (11, done.bytes, done.snapshot)
     day = EPOCH + timedelta(days=3)
-    found = db.query("SELECT count(*) FROM t WHERE ts >= $1 AND ts < $2", day, day + timedelta(hours=23))
+    found = db.query("SELECT count(id) FROM t WHERE ts >= $1 AND ts < $2", day, day + timedelta(hours=23))
     assert counted(found) == (23, 1)
     assert found.bytes_read > 0
     assert (found.tiers, found.skipped, found.complete) == (("hot", "warm"), (), True)
-    assert counted(db.query("SELECT count(*) FROM t WHERE id = 100")) == (1, 1)
-    assert counted(db.query("SELECT count(*) FROM t WHERE id IN (1, 239)")) == (2, 2)
-    assert counted(db.query("SELECT count(*) FROM t WHERE id = ANY($1)", [5, 6])) == (2, 1)
+    assert counted(db.query("SELECT count(id) FROM t WHERE id = 100")) == (1, 1)
+    assert counted(db.query("SELECT count(id) FROM t WHERE id IN (1, 239)")) == (2, 2)
+    assert counted(db.query("SELECT count(id) FROM t WHERE id = ANY($1)", [5, 6])) == (2, 1)
     for moment in (
         "'2030-01-01'",
         "now() + interval '1 day'",
         "timestamptz '2030-01-01' - 3 * interval '1 day'",
         "CURRENT_DATE::timestamptz",
     ):
-        assert counted(db.query(f"SELECT count(*) FROM t WHERE ts > {moment}")) == (0, 0)
+        assert counted(db.query(f"SELECT count(id) FROM t WHERE ts > {moment}")) == (0, 0)
     assert counted(
-        db.query("SELECT count(*) FROM t WHERE ts >= '2024-01-04 02:00+02' AND ts < '2024-01-05 00:00+00'")
+        db.query("SELECT count(id) FROM t WHERE ts >= '2024-01-04 02:00+02' AND ts < '2024-01-05 00:00+00'")
     ) == (24, 1)
     with db.transaction() as tx:  # what a text means depends on the session
         tx.query("SET LOCAL TimeZone = 'Asia/Tokyo'")
         tx.query("SET LOCAL DateStyle = 'SQL, DMY'")
         assert counted(
-            tx.query("SELECT count(*) FROM t WHERE ts >= '04/01/2024 09:00' AND ts < '05/01/2024 09:00'")
+            tx.query("SELECT count(id) FROM t WHERE ts >= '04/01/2024 09:00' AND ts < '05/01/2024 09:00'")
         ) == (24, 1)
     for text in (
         "clock_timestamp()",
         "(SELECT timestamptz '2030-01-01')",
         "ts + interval '1 day'",
     ):  # not the same when asked twice
-        assert counted(db.query(f"SELECT count(*) FROM t WHERE ts > {text}")) == (0, 11)
+        assert counted(db.query(f"SELECT count(id) FROM t WHERE ts > {text}")) == (0, 11)
     with pytest.raises(howdah.QueryError, match="invalid input syntax"):
-        db.query("SELECT count(*) FROM t WHERE ts > 'some day'")
-    assert counted(db.query("SELECT count(*) FROM t WHERE kind LIKE 'k1%'")) == (80, 10)
+        db.query("SELECT count(id) FROM t WHERE ts > 'some day'")
+    assert counted(db.query("SELECT count(id) FROM t WHERE kind LIKE 'k1%'")) == (80, 10)
     for pattern, files in (("'x%'", 0), ("'K1%'", 0), ("'%x'", 11), ("'_x'", 11), (r"'k\_%'", 0), ("'k'", 11)):
-        assert counted(db.query(f"SELECT count(*) FROM t WHERE kind LIKE {pattern}")) == (0, files)
-    assert counted(db.query("SELECT count(*) FROM t WHERE kind NOT LIKE 'x%' AND kind LIKE $1", "k%")) == (240, 11)
-    assert counted(db.query("SELECT count(*) FROM t WHERE kind IS NULL")) == (0, 0)
-    assert counted(db.query("SELECT count(*) FROM t WHERE kind IS NOT NULL AND id < 3")) == (2, 1)
+        assert counted(db.query(f"SELECT count(id) FROM t WHERE kind LIKE {pattern}")) == (0, files)
+    assert counted(db.query("SELECT count(id) FROM t WHERE kind NOT LIKE 'x%' AND kind LIKE $1", "k%")) == (240, 11)
+    assert counted(db.query("SELECT count(id) FROM t WHERE kind IS NULL")) == (0, 0)
+    assert counted(db.query("SELECT count(id) FROM t WHERE kind IS NOT NULL AND id < 3")) == (2, 1)
     joined = db.query(
         "SELECT count(*) FROM generate_series(1, 2) g LEFT JOIN t ON t.id = g AND t.n = 9 WHERE t.kind IS NULL"
     )
     assert counted(joined)[0] == 2
-    assert counted(db.query("SELECT count(*) FROM t WHERE ts > $1", EPOCH + timedelta(days=99))) == (0, 0)
-    assert counted(db.query("SELECT count(*) FROM t")) == (240, 11)
+    assert counted(db.query("SELECT count(id) FROM t WHERE ts > $1", EPOCH + timedelta(days=99))) == (0, 0)
+    assert counted(db.query("SELECT count(id) FROM t")) == (240, 11)
+
+
+def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(db, location, 240)
+    db.flush()
+    assert counted(db.query("SELECT count(*) FROM t")) == (240, 0)
+    assert counted(db.query("SELECT count(*) FROM t WHERE ts >= '2024-01-03Z' AND ts < '2024-01-05Z'")) == (48, 0)
+    assert counted(db.query("SELECT count(*) FROM t WHERE ts >= '2024-01-03 05:00Z'")) == (188, 1)
+    db.execute("CREATE TABLE p (LIKE t INCLUDING ALL)")
+    fill(db, 240, table="p")
+    for name in "tp":
+        fill(db, 5, first=241, table=name)
+        db.query(f"UPDATE {name} SET n = -5, kind = NULL WHERE id IN (1, 50)")
+        db.query(f"DELETE FROM {name} WHERE id IN (3, 100)")
+        db.query(f"INSERT INTO {name} (id, ts, kind, n) VALUES (3, '2024-01-07Z', 'x', 2147483647)")
+    monkeypatch.setattr("howdah.database.overlay.run.MOST", 5)
+    queries = (
+        "SELECT count(*), count(kind), sum(n), avg(n), min(n), max(ts), sum(id) FROM {t}",
+        "SELECT kind k, count(*)::int, round(avg(n), 2), max(id) - min(x.id) FROM public.{t} x GROUP BY 1 ORDER BY count(*), 1",
+        "SELECT date_trunc('day', ts) AS day, count(*) AS c FROM {t} GROUP BY day HAVING sum(n) > 50 ORDER BY c, day LIMIT 3",
+        "SELECT extract(month FROM ts), date_part('hour', ts)::int % 3 h, sum(n) FROM {t} GROUP BY 1, 2 ORDER BY 1, h DESC",
+        "SELECT ts::date, count(DISTINCT kind), count(DISTINCT n) FROM {t} WHERE kind IS NOT NULL GROUP BY 1 ORDER BY 1",
+        "SELECT upper(kind), CAST(count(*) AS text) FROM {t} WHERE n IN (1, 2, -5) GROUP BY kind ORDER BY 1 NULLS FIRST",
+        "SELECT count(*) FROM {t} WHERE id BETWEEN 40 AND 60 AND kind = 'k1'",
+        "SELECT n FROM {t} GROUP BY n ORDER BY n",
+        "SELECT sum(n) * 2 + 1 FROM {t} WHERE ts > '2030-01-01Z'",
+        "SELECT max(n), 1 FROM {t} WHERE ts > '2030-01-01Z' GROUP BY kind",
+    )
+    for query in queries:
+        mine, plain = (db.query(query.replace("{t}", name)) for name in "tp")
+        assert (mine.columns, list(map(tuple, mine))) == (plain.columns, list(map(tuple, plain))), query
+    many = "SELECT kind, sum(n) FROM {t} WHERE ts >= $1 AND n > $2 GROUP BY kind ORDER BY kind"
+    mine, plain = (db.query(many.replace("{t}", name), EPOCH + timedelta(days=2), 0) for name in "tp")
+    assert list(mine) == list(plain)
+    assert mine.files_read == 9
+    assert list(db.stream(many.replace("{t}", "t"), EPOCH, 0)) == list(db.query(many.replace("{t}", "p"), EPOCH, 0))
+    assert db.arrow("SELECT sum(n) AS s FROM t WHERE id > $1", 9) == db.arrow(
+        "SELECT sum(n) AS s FROM p WHERE id > $1", 9
+    )
+    written: list[bytes] = []
+    db.copy_out("SELECT kind, count(*) FROM t WHERE n < $1 GROUP BY 1 ORDER BY 1", written.append, 3)
+    assert b"".join(written).splitlines()[0] == b"k0,34"
+    with db.transaction(isolation="repeatable read", readonly=True) as tx:
+        assert tx.query("SELECT count(*) FROM t")[0][0] == 244
+    for query in (
+        "SELECT sum(n) FROM t WHERE n % 2 = 0",  # rows that only Postgres can choose
+        "SELECT max(kind) FROM t",  # by a collation
+        "SELECT string_agg(kind, '') FROM t",
+        "SELECT sum(n) FILTER (WHERE n > 3) FROM t",
+        "SELECT sum(n) OVER () FROM t",
+        "SELECT count(*) FROM t a JOIN t b USING (id)",
+        "SELECT count(*), (SELECT 1) FROM t",
+        "SELECT id, ts, kind, count(*) FROM t GROUP BY 1, 2, 3 LIMIT (SELECT count(*) FROM t)",
+    ):
+        with pytest.raises(howdah.LimitExceeded):
+            db.query(query)
+    with pytest.raises(howdah.LimitExceeded), db.transaction() as tx:  # where others may write in between
+        tx.query("SELECT count(*) FROM t")
+    monkeypatch.setattr("howdah.database.overlay.partial.MOST", 10)
+    with pytest.raises(howdah.LimitExceeded):
+        db.query("SELECT id, count(*) FROM t GROUP BY id")
 
 
 def test_a_parameter_means_what_the_statement_makes_of_it(db: Database, tmp_path: Path) -> None:
@@ -483,7 +544,7 @@ def test_storage_that_fails_is_told_and_hot_rows_are_not_concerned(
     fill(db, 5, first=21)
     from howdah.database.overlay import base
 
-    for cache in (base.opened, base.files, base._arrow):
+    for cache in (base.opened, base.files, base.arrow):
         cache.cache_clear()
     base._manifests.clear()
     quiet = socket.create_server(("127.0.0.1", 0))  # it takes connections, and never answers

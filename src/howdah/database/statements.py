@@ -299,10 +299,10 @@ class AsyncStatements:
         await self._refreshed()
         plan = await self._planned(f"SELECT * FROM {text}" if whole else text)
         async with self._using(text, block=plan is not None, repeatable=True) as session:
+            given: Sequence[Any] = params
             if plan is not None:
-                await read(session, plan, Call(params, limit))
-                text = plan.sql
-            return await copying.unload(session, text, target, params, format, header, delimiter, null, limit)
+                text, given = await read(session, plan, Call(params, limit))
+            return await copying.unload(session, text, target, given, format, header, delimiter, null, limit)
 
     async def arrow(self, sql: str, *params: Any, timeout: Duration | None = None) -> Any:
         """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``)."""
@@ -310,7 +310,7 @@ class AsyncStatements:
         await self._refreshed()
         plan = await self._planned(text)
         async with self._using(text, block=plan is not None, repeatable=True) as session:
+            given: Sequence[Any] = params
             if plan is not None:
-                await read(session, plan, Call(params, limit))
-                text = plan.sql
-            return await copying.as_arrow(session, text, params, limit)
+                text, given = await read(session, plan, Call(params, limit))
+            return await copying.as_arrow(session, text, given, limit)

@@ -262,16 +262,16 @@ def read(
         names, skipped = chosen(metadata, condition, past, archive, tiers)
         if not names:
             return Found(skipped=skipped)
-        batches, total = [], 0
-        for batch in _batches(metadata, names, condition):
+        found, total = [], 0
+        for batch in batches(metadata, names, condition):
             total += batch.num_rows
             if most is not None and total > most:
                 raise LimitExceeded(f"more than {most:,} rows")
             if batch.num_rows:
-                batches.append(batch)
+                found.append(batch)
         import pyarrow as pa
 
-        rows = pa.Table.from_batches(batches) if batches else None
+        rows = pa.Table.from_batches(found) if found else None
     return Found(rows, len(names), sum(file.file_size_in_bytes for file in names), skipped)
 
 
@@ -284,13 +284,17 @@ def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
     """The rows of some files of a version as an Arrow table."""
     import pyarrow as pa
 
-    return pa.Table.from_batches(_batches(metadata, names, condition), _arrow(metadata))
+    return pa.Table.from_batches(batches(metadata, names, condition), arrow(metadata))
 
 
-def _batches(metadata: str, names: Sequence[Any], condition: Any) -> Iterator[Any]:
-    """The rows of some files that fit a condition."""
+def batches(metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others."""
     if not evolved(metadata):
-        scanner = dataset(metadata, names).scanner(filter=_filtering(metadata, condition), use_threads=len(names) > 1)
+        scanner = dataset(metadata, names).scanner(
+            columns=None if columns is None else list(columns),
+            filter=_filtering(metadata, condition),
+            use_threads=len(names) > 1,
+        )
         yield from scanner.to_batches()
         return
     import pyarrow as pa
@@ -300,7 +304,7 @@ def _batches(metadata: str, names: Sequence[Any], condition: Any) -> Iterator[An
     scan = ice.io.pyarrow.ArrowScan(found.metadata, found.io, found.schema(), rows)
     for file in names:  # one by one: it reads all that it is given
         for batch in scan.to_record_batches([ice.table.FileScanTask(file)]):
-            yield from pa.Table.from_batches([batch]).cast(_arrow(metadata)).to_batches()
+            yield from pa.Table.from_batches([batch]).cast(arrow(metadata)).to_batches()
 
 
 def dataset(metadata: str, names: Sequence[Any]) -> Any:
@@ -312,12 +316,13 @@ def dataset(metadata: str, names: Sequence[Any]) -> Any:
         here = [place.files(f.file_path) for f in names if place.remote(f.file_path) == remote]
         if here:
             paths = [path for _, path in here]
-            parts.append(ds.dataset(paths, filesystem=here[0][0], schema=_arrow(metadata), format="parquet"))
+            parts.append(ds.dataset(paths, filesystem=here[0][0], schema=arrow(metadata), format="parquet"))
     return parts[0] if len(parts) == 1 else ds.dataset(parts)
 
 
 @lru_cache(KEPT)
-def _arrow(metadata: str) -> Any:
+def arrow(metadata: str) -> Any:
+    """The columns of a version as Arrow has them."""
     return library().io.pyarrow.schema_to_pyarrow(opened(metadata).schema(), include_field_ids=False)
 
 

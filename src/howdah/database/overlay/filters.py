@@ -43,6 +43,14 @@ def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence
     return whole
 
 
+def exactly(
+    tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]
+) -> tuple[bool, Any]:
+    """The conditions as one expression, and whether it says all of them."""
+    whole = all(_one(tiered.column(c.column), c, params, known) is not None for c in conditions)
+    return whole, expression(tiered, conditions, params, known) if whole else None
+
+
 def any_of(
     tiered: Tiered, mentions: Sequence[Sequence[Condition]], params: Sequence[Any], known: Mapping[str, Any]
 ) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 import postgast
 
 from .columns import quoted
-from .plans import Kind, Plan, unsupported
+from .plans import Kind, Plan, Summary, unsupported
 from .reading import WRITES, Reader, Scope, conditions, said
 from .shaping import TABLE, altering, check_create, dropping
+from .summing import summary
 from .tiered import Known, Tiered
 from .tree import (
     column_of,
@@ -89,9 +90,9 @@ class _Planner(Reader):
         if kind == "select_stmt":
             if node.select_stmt.locking_clause and (made := self._locking(tree, node.select_stmt)) is not None:
                 return made
-            quick = self._quick(tree, node.select_stmt)
+            quick, summed = self._quick(tree, node.select_stmt), self._summary(node.select_stmt)
             self._statement(node.select_stmt, frozenset())
-            return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick)
+            return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick, summary=summed)
         if kind == "explain_stmt" and node.explain_stmt.query.WhichOneof("node") == "select_stmt":
             self._statement(node.explain_stmt.query.select_stmt, frozenset())
             return Plan(self._purity(node), postgast.deparse(tree), self._uses)
@@ -138,6 +139,19 @@ class _Planner(Reader):
         copy.CopyFrom(tree)
         copy.stmts[0].stmt.select_stmt.from_clause[0].range_var.inh = False
         return str(postgast.deparse(copy))
+
+    def _summary(self, select: Any) -> Summary | None:
+        """How base rows are summed up where they are, if the query only asks for sums of one table."""
+        items = select.from_clause
+        if self._mode or len(items) != 1 or items[0].WhichOneof("node") != "range_var":
+            return None
+        relation = items[0].range_var
+        tiered = self._known.table(relation.schemaname, relation.relname)
+        alias = relation.alias if relation.HasField("alias") else None
+        if tiered is None or not relation.inh or (alias is not None and len(alias.colnames) > 0):
+            return None
+        name = relation.relname if alias is None else alias.aliasname
+        return summary(select, tiered, name, self._about(tiered, name, conditions(select)))
 
     def _pinned(self, tiered: Tiered, name: str, statement: Any) -> bool:
         """Whether a statement's WHERE gives the whole key."""

@@ -21,6 +21,26 @@ class Promotion(NamedTuple):
     params: tuple[int, ...] = ()
 
 
+class Part(NamedTuple):
+    """What is known of some rows together: the count, sum, least or largest value of a column (``None``: of rows)."""
+
+    function: str
+    column: str | None
+
+
+class Summary(NamedTuple):
+    """A query that is asked of partial rows. ``sql`` has ``given`` parameters, behind them takes those of the base, a list of
+    texts for each of their columns. They are apart by the columns of ``groups`` (of some, the minute is enough); only rows that
+    fulfil all ``conditions`` count."""
+
+    tiered: Tiered
+    sql: str
+    given: int
+    groups: tuple[tuple[str, bool], ...]
+    parts: tuple[Part, ...]
+    conditions: tuple[Condition, ...]
+
+
 @dataclass(slots=True)
 class Plan:
     """A statement over tiered tables.
@@ -59,6 +79,8 @@ class Plan:
     lookup_params: tuple[int, ...] = ()
     noting: str | None = None
     """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
+    summary: Summary | None = None
+    """How base rows may be summed up where they are."""
     functions: frozenset[str] = frozenset()
     """The functions that are called more than once for one answer: none may be volatile."""
 

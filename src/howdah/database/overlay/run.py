@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import (
     Error,
@@ -23,14 +23,15 @@ from ...errors import (
 )
 from ..rows import Reading, Row, Rows
 from ..session import Session
-from . import base, filters, uniques
+from . import base, filters, partial as partials, uniques
 from .altering import altered, dropped, emptied
 from .binding import bind
 from .columns import quoted, selection
 from .counting import LOCK, Stale, current, locked
-from .plans import Plan, Promotion
+from .plans import Plan, Promotion, Summary
 from .tiered import Snapshot, Tiered
 
+F = TypeVar("F", base.Found, partials.Summed)
 MOST = 2_000_000
 """Base rows that one statement may bind."""
 PROMOTED = 100_000
@@ -55,9 +56,14 @@ class Call:
     began: float = field(default_factory=time.monotonic)
 
     async def fetch(self, tiered: Tiered, snapshot: Snapshot, condition: Any, **how: Any) -> base.Found:
+        """Rows of a base."""
+        return await self.within(
+            tiered, partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
+        )
+
+    async def within(self, tiered: Tiered, work: Callable[[], F]) -> F:
         """Read a base, within the time that is left."""
         left = None if self.timeout is None else self.timeout - (time.monotonic() - self.began)
-        work = partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
         try:
             found = await asyncio.wait_for(asyncio.to_thread(work), None if left is None else max(0.001, left))
         except TimeoutError:
@@ -78,11 +84,11 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
     if call.timeout is not None:  # what is done around the statement counts, too
         await session.command(f"SET LOCAL statement_timeout = {max(1, int(call.timeout * 1000))}")
     try:
-        await prepare(session, plan, call)
+        sql, params = await prepare(session, plan, call)
         if plan.target is not None and (plan.kind in ("insert", "merge") or plan.rekey):
             rows = await _insert(session, plan, plan.target, call)
         else:
-            rows = await session.query(plan.sql, call.params, None)
+            rows = await session.query(sql, params, None)
         if plan.kind == "alter":
             for tiered in plan.uses:
                 await altered(session, tiered)
@@ -107,27 +113,28 @@ def inserted(plan: Plan, rows: Rows) -> Rows:
     return Rows([], lambda: (), f"{tag} {rows[0]['n']}", rows.elapsed)
 
 
-async def read(session: Session, plan: Plan, call: Call) -> None:
-    """Bind what a query needs; its ``sql`` is for the caller to run."""
+async def read(session: Session, plan: Plan, call: Call) -> tuple[str, Sequence[Any]]:
+    """Bind what a query needs; what is for the caller to run, and its parameters."""
     if plan.kind != "read":
         raise Unsupported("a statement that writes cannot be copied from")
-    await prepare(session, plan, call)
+    return await prepare(session, plan, call)
 
 
 async def stream(session: Session, plan: Plan, call: Call, chunk: int) -> AsyncIterator[Row]:
     """The rows of a planned read."""
     if plan.kind not in ("read", "mixed"):
         raise Unsupported("stream() of a write to a tiered table is not supported: use query()")
-    await prepare(session, plan, call)
-    async for row in session.stream(plan.sql, call.params, chunk, call.timeout):
+    sql, params = await prepare(session, plan, call)
+    async for row in session.stream(sql, params, chunk, call.timeout):
         yield row
 
 
 # Before the statement ---------------------------------------------------------------------------------------------
 
 
-async def prepare(session: Session, plan: Plan, call: Call) -> None:
-    """Bind the base rows of every table, and bring back to the heap what is to be written."""
+async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequence[Any]]:
+    """Bind the base rows of every table, and bring back to the heap what is to be written; the statement to run, and its
+    parameters."""
     await _held(session, plan)
     isolation, readonly = tuple(
         (
@@ -153,6 +160,8 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             snapshot = await current(session, tiered, names)
         else:
             snapshot = await locked(session, tiered, names, repeatable=repeatable)
+        if plan.summary is not None and repeatable and (summed := await _summed(session, plan.summary, snapshot, call)):
+            return summed
         mentions = plan.uses.get(tiered)
         bound[tiered] = 0 if mentions is None else await _bound(session, plan, tiered, snapshot, mentions, call)
     promotions = list(plan.also)
@@ -165,6 +174,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> None:
             await _promote(session, tiered, promotion, call.params)
     if plan.nowait:
         await session.command("SET LOCAL lock_timeout TO DEFAULT")
+    return plan.sql, call.params
 
 
 async def _held(session: Session, plan: Plan) -> None:
@@ -230,6 +240,31 @@ async def _bound(
     if got.skipped:
         call.reading.skipped |= EVERY - tiers
     return await bind(session, tiered, got.rows, readonly=call.readonly)
+
+
+async def _summed(
+    session: Session, summary: Summary, snapshot: Snapshot, call: Call
+) -> tuple[str, Sequence[Any]] | None:
+    """The query over what the base sums up to, and its parameters; ``None`` if its rows must be bound after all. Only where a
+    transaction sees the same all the time: the dead rows are asked for before the query runs."""
+    tiered = summary.tiered
+    if snapshot.metadata is None or len(call.params) != summary.given:
+        return None
+    known = await worked_out(session, filters.expressions([summary.conditions]))
+    whole, condition = filters.exactly(tiered, summary.conditions, call.params, known)
+    keys = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow} LIMIT {PROMOTED + 1}"
+    dead = [tuple(row) for row in await session.query(keys, (), None)] if whole else []
+    if not whole or len(dead) > PROMOTED:
+        return None
+    tiers = frozenset(ASKED[""])
+    asked = (snapshot.metadata, condition, summary.groups, summary.parts, tiered.key, dead)
+    work = partial(partials.summed, *asked, archive=snapshot.archive, tiers=tiers)
+    found = await call.within(tiered, work)
+    if found.columns is None:
+        return None
+    if found.skipped:
+        call.reading.skipped |= EVERY - tiers
+    return summary.sql, [*call.params, *found.columns]
 
 
 async def worked_out(session: Session, expressions: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""Sums up base rows where they are: Arrow reads the columns that matter, file by file, and whole files may be counted unread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from . import base
+from .plans import Part
+
+MOST = 100_000
+"""Partial rows that there may be."""
+_EVEN = datetime(1980, 1, 1)
+"""Since then every time zone has been whole minutes off."""
+_AGAIN = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
+"""How sums of sums are made."""
+
+
+class Summed(NamedTuple):
+    """Partial rows, as a list of texts for each column (``None``: there are too many); the files that were read for them, their
+    bytes, and the files of the archive that were not."""
+
+    columns: list[list[str | None]] | None
+    files: int
+    bytes: int
+    skipped: int
+
+
+def summed(
+    metadata: str,
+    condition: Any,
+    groups: Sequence[tuple[str, bool]],
+    parts: Sequence[Part],
+    key: Sequence[str],
+    dead: Sequence[Sequence[Any]],
+    *,
+    archive: str | None,
+    tiers: frozenset[str],
+) -> Summed:
+    """Sum up the base rows that fulfil a condition and whose ``key`` is none of those that are ``dead``."""
+    with base.told(metadata, "a file of the base is missing or cannot be read"):
+        names, skipped = base.chosen(metadata, condition, None, archive, tiers)
+        counted = 0
+        if not dead and not groups and all(part == Part("count", None) for part in parts):
+            whole = _whole(metadata, names, condition)
+            counted = sum(file.record_count for file in whole)
+            unread = {file.file_path for file in whole}
+            names = [file for file in names if file.file_path not in unread]
+        columns = {*(g for g, _ in groups), *(p.column for p in parts if p.column is not None), *(key if dead else ())}
+        batches = base.batches(metadata, names, condition, sorted(columns) or key) if names else iter(())
+        found = _all(batches, groups, parts, _table(metadata, key, dead) if dead else None)
+    size = sum(file.file_size_in_bytes for file in names)
+    if found is None:
+        return Summed(None, len(names), size, skipped)
+    texts = [list(map(_text, column.to_pylist())) for column in found.columns]
+    if counted:
+        texts = [[*column, str(counted)] for column in texts]
+    return Summed(texts, len(names), size, skipped)
+
+
+def _table(metadata: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    """Keys as Arrow has them."""
+    import pyarrow as pa
+
+    schema = base.arrow(metadata)
+    return pa.table({k: pa.array([row[i] for row in rows], schema.field(k).type) for i, k in enumerate(key)})
+
+
+def _whole(metadata: str, names: Sequence[Any], condition: Any) -> list[Any]:
+    """The files whose every row fulfils a condition, by their statistics."""
+    if condition is None:
+        return list(names)
+    schema = base.opened(metadata).schema()
+    test = base.library().expressions.visitors._StrictMetricsEvaluator(schema, condition)
+    return [file for file in names if test.eval(file)]
+
+
+def _all(batches: Iterator[Any], groups: Sequence[tuple[str, bool]], parts: Sequence[Part], dead: Any | None) -> Any:
+    """The partial rows of all batches; ``None`` for too many."""
+    import pyarrow as pa
+
+    names = [f"g{i}" for i in range(len(groups))]
+    functions = [part.function for part in parts]
+    made: list[Any] = []
+    waiting = 0
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        if dead is not None:
+            rows = rows.join(dead, dead.column_names, join_type="left anti")
+        made.append(_grouped(_columns(rows, groups, parts), names, functions))
+        waiting += made[-1].num_rows
+        if waiting > 2 * MOST:
+            made = [_grouped(pa.concat_tables(made), names, [_AGAIN[f] for f in functions])]
+            waiting = made[0].num_rows
+            if waiting > MOST:
+                return None
+    if not made:
+        return pa.table({f"c{i}": [] for i in range(len(names) + len(parts))})
+    found = _grouped(pa.concat_tables(made), names, [_AGAIN[f] for f in functions])
+    return found if found.num_rows <= MOST else None
+
+
+def _columns(rows: Any, groups: Sequence[tuple[str, bool]], parts: Sequence[Part]) -> Any:
+    """What is grouped, and what is summed up, as columns of their own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    made = {}
+    for number, (name, minute) in enumerate(groups):
+        column = rows.column(name)
+        if (
+            minute
+            and rows.num_rows
+            and (least := pc.min(column).as_py()) is not None
+            and least.replace(tzinfo=None) > _EVEN
+        ):
+            column = pc.floor_temporal(column, unit="minute")
+        made[f"g{number}"] = column
+    for number, part in enumerate(parts):
+        if part.column is None:
+            made[f"v{number}"] = pa.chunked_array([pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows)])
+            continue
+        column = rows.column(part.column)
+        if part.function == "sum":  # so that no sum of them is too large
+            narrow = pa.types.is_int32(column.type)
+            scale = column.type.scale if pa.types.is_decimal(column.type) else 0
+            column = column.cast(pa.int64() if narrow else pa.decimal128(38, scale))
+        made[f"v{number}"] = column
+    return pa.table(made)
+
+
+def _grouped(rows: Any, names: Sequence[str], functions: Sequence[str]) -> Any:
+    """Rows by group, each further column summed up by its function."""
+    asked = [(f"v{i}", f) for i, f in enumerate(functions)]
+    found = rows.group_by(names).aggregate(asked)
+    import pyarrow as pa
+
+    shown = [found.column(n) for n in names] + [found.column(f"v{i}_{f}") for i, f in enumerate(functions)]
+    return pa.table(dict(zip([*names, *(f"v{i}" for i in range(len(functions)))], shown, strict=True)))
+
+
+def _text(value: Any) -> str | None:
+    """A value as Postgres reads it, whatever its settings."""
+    if value is None:
+        return None
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
