@@ -30,13 +30,13 @@ class Part(NamedTuple):
 
 class Summary(NamedTuple):
     """A query that is asked of partial rows. ``sql`` has ``given`` parameters, behind them takes those of the base, a list of
-    texts for each of their columns. They are apart by the columns of ``groups`` (of some, the minute is enough); only rows that
+    texts for each of their columns. They are apart by the columns of ``groups`` (of moments, so many minutes may be taken together); only rows that
     fulfil all ``conditions`` count."""
 
     tiered: Tiered
     sql: str
     given: int
-    groups: tuple[tuple[str, bool], ...]
+    groups: tuple[tuple[str, int], ...]
     parts: tuple[Part, ...]
     conditions: tuple[Condition, ...]
 

@@ -23,7 +23,7 @@ from ...errors import (
 )
 from ..rows import Reading, Row, Rows
 from ..session import Session
-from . import base, filters, partial as partials, uniques
+from . import base, filters, partials, uniques
 from .altering import altered, dropped, emptied
 from .binding import bind
 from .columns import quoted, selection
@@ -36,6 +36,14 @@ MOST = 2_000_000
 """Base rows that one statement may bind."""
 PROMOTED = 100_000
 """Base rows that one write may bring back to the heap."""
+_EVEN = """
+WITH d AS (SELECT d, extract(timezone FROM d) AS off, lead(extract(timezone FROM d)) OVER (ORDER BY d) AS next
+  FROM generate_series(timestamptz '1990-01-01Z', timestamptz '2040-01-01Z', interval '24 hours') d)
+SELECT NOT EXISTS (SELECT 1 FROM d WHERE off % 900 <> 0) AND NOT EXISTS (
+  SELECT 1 FROM d, generate_series(d, d + interval '24 hours', interval '15 minutes') q
+  WHERE off <> next AND extract(timezone FROM q) <> extract(timezone FROM q + interval '899.999999 seconds'))
+"""
+"""Whether the session's time zone has the same offset in all of any quarter of an hour, and a multiple of one."""
 _ALONE = ("truncate", "drop", "alter")
 """Statements that have a table for themselves."""
 EVERY = frozenset(("warm", "cold"))
@@ -252,12 +260,16 @@ async def _summed(
         return None
     known = await worked_out(session, filters.expressions([summary.conditions]))
     whole, condition = filters.exactly(tiered, summary.conditions, call.params, known)
+    groups = summary.groups
+    if any(minutes > 1 and tiered.column(name).type == "timestamptz" for name, minutes in groups):
+        if not (await session.query(_EVEN, (), None))[0][0]:
+            groups = tuple((name, 0) for name, _ in groups)
     keys = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow} LIMIT {PROMOTED + 1}"
     dead = [tuple(row) for row in await session.query(keys, (), None)] if whole else []
     if not whole or len(dead) > PROMOTED:
         return None
     tiers = frozenset(ASKED[""])
-    asked = (snapshot.metadata, condition, summary.groups, summary.parts, tiered.key, dead)
+    asked = (snapshot.metadata, condition, groups, summary.parts, tiered.key, dead)
     work = partial(partials.summed, *asked, archive=snapshot.archive, tiers=tiers)
     found = await call.within(tiered, work)
     if found.columns is None:

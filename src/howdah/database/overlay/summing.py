@@ -1,7 +1,7 @@
 """Plans aggregates over one tiered table whose base rows are summed up where they are, instead of being bound one by one.
 
 The query is asked of partial rows, each for some rows that are alike in every column that the query looks at: those of the heap,
-which Postgres sums up, and those of the base (``partial.py``). Only what comes out the same is planned so; the rest is bound.
+which Postgres sums up, and those of the base (``partials.py``). Only what comes out the same is planned so; the rest is bound.
 """
 
 from __future__ import annotations
@@ -39,22 +39,10 @@ _GROUPS = (*_WHOLE, *TIMES, "bool", "uuid", "text", "varchar")
 _PLAIN = ("abs", "lower", "upper", "length", "round", "floor", "ceil", "to_char")
 """Functions of single rows."""
 _PIECES = ("date_trunc", "date_part", "extract")
-_UNITS = (
-    "minute",
-    "hour",
-    "day",
-    "dow",
-    "doy",
-    "isodow",
-    "week",
-    "month",
-    "quarter",
-    "year",
-    "isoyear",
-    "decade",
-    "century",
-)
-"""Pieces of time that are the same in all of a minute."""
+_DAYS = ("day", "dow", "doy", "isodow", "week", "month", "quarter", "year", "isoyear", "decade", "century")
+"""Pieces of time that are the same in all of a day."""
+QUARTER = 15
+"""Minutes of which a time zone is some off, if it is even."""
 MOST_DIGITS = 28
 """Digits of decimal numbers of which ten thousand million can be added up."""
 _COLLATIONS = {0: "", 100: "", 950: ' COLLATE "C"'}
@@ -91,8 +79,8 @@ class _Summing:
         self._tiered = tiered
         self._name = name
         self._columns = {c.name: c for c in tiered.columns}
-        self._groups: dict[str, bool] = {}
-        """By column, whether the minute is enough."""
+        self._groups: dict[str, int] = {}
+        """By column, the minutes in all of which the query sees the same; 0 if it looks closer."""
         self._parts: list[Part] = []
         self._results: set[str] = set()
 
@@ -113,10 +101,7 @@ class _Summing:
         ):
             raise _NotSo
         me = quoted(self._name)
-        shown = [
-            f"date_trunc('minute', {me}.{quoted(g)}) AS {quoted(g)}" if minute else f"{me}.{quoted(g)}"
-            for g, minute in self._groups.items()
-        ]
+        shown = [f"{me}.{quoted(g)}" for g in self._groups]
         shown += [f"{_sql(p, me)} AS {_called(i)}" for i, p in enumerate(self._parts)]
         grouped = f" GROUP BY {', '.join(str(i + 1) for i in range(len(groups)))}" if groups else ""
         hot = f"SELECT {', '.join(shown)} FROM ONLY {self._tiered.table} AS {me}{where}{grouped}"
@@ -141,7 +126,7 @@ class _Summing:
         if kind == "Node" and message.WhichOneof("node") == "func_call":
             self._call(message)
             return
-        if kind == "TypeCast" and message.type_name.names[-1].string.sval == "date" and self._piece(message.arg):
+        if kind == "TypeCast" and message.type_name.names[-1].string.sval == "date" and self._piece(message.arg, "day"):
             return
         if kind == "ColumnRef":
             self._column(message)
@@ -153,18 +138,21 @@ class _Summing:
         if found is None or found[0] not in ("", self._name):
             raise _NotSo
         if found[1] in self._columns:
-            self._groups[found[1]] = False
+            self._groups[found[1]] = 0
         elif found[0] or found[1] not in self._results:
             raise _NotSo
 
-    def _piece(self, node: Any) -> bool:
-        """Whether this is a time of which the minute is enough; noted."""
+    def _piece(self, node: Any, unit: str) -> bool:
+        """Whether this is a time of which a piece is enough; noted."""
         found = column_of_ref(node.column_ref) if node.WhichOneof("node") == "column_ref" else None
         if found is None or found[0] not in ("", self._name) or found[1] not in self._columns:
             return False
-        if self._columns[found[1]].type not in ("timestamp", "timestamptz"):
+        type_ = self._columns[found[1]].type
+        if type_ not in ("timestamp", "timestamptz") or unit not in ("minute", "hour", *_DAYS):
             return False
-        self._groups.setdefault(found[1], True)
+        # A day begins where its time zone says.
+        minutes = 1 if unit == "minute" else QUARTER if type_ == "timestamptz" else 60 if unit == "hour" else 1440
+        self._groups[found[1]] = min(minutes, self._groups.get(found[1], minutes))
         return True
 
     def _call(self, node: Any) -> None:
@@ -182,11 +170,7 @@ class _Summing:
             raise _NotSo
         if name in _PIECES and len(call.args) >= 2:
             unit = call.args[0].a_const.sval.sval if call.args[0].WhichOneof("node") == "a_const" else ""
-            if (
-                unit in _UNITS
-                and all(a.WhichOneof("node") == "a_const" for a in call.args[2:])
-                and self._piece(call.args[1])
-            ):
+            if len(call.args) == 2 and self._piece(call.args[1], unit):
                 return
         if name in (*_PLAIN, *_PIECES):
             for arg in call.args:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from . import base
 from .plans import Part
 
-MOST = 100_000
+MOST = 250_000
 """Partial rows that there may be."""
-_EVEN = datetime(1980, 1, 1)
-"""Since then every time zone has been whole minutes off."""
+_SINCE, _UNTIL = datetime(1990, 1, 2), datetime(2039, 12, 30)
+"""When moments are taken together: before and after, time zones may be odd."""
 _AGAIN = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
 """How sums of sums are made."""
 
@@ -31,7 +31,7 @@ class Summed(NamedTuple):
 def summed(
     metadata: str,
     condition: Any,
-    groups: Sequence[tuple[str, bool]],
+    groups: Sequence[tuple[str, int]],
     parts: Sequence[Part],
     key: Sequence[str],
     dead: Sequence[Sequence[Any]],
@@ -77,7 +77,7 @@ def _whole(metadata: str, names: Sequence[Any], condition: Any) -> list[Any]:
     return [file for file in names if test.eval(file)]
 
 
-def _all(batches: Iterator[Any], groups: Sequence[tuple[str, bool]], parts: Sequence[Part], dead: Any | None) -> Any:
+def _all(batches: Iterator[Any], groups: Sequence[tuple[str, int]], parts: Sequence[Part], dead: Any | None) -> Any:
     """The partial rows of all batches; ``None`` for too many."""
     import pyarrow as pa
 
@@ -102,21 +102,18 @@ def _all(batches: Iterator[Any], groups: Sequence[tuple[str, bool]], parts: Sequ
     return found if found.num_rows <= MOST else None
 
 
-def _columns(rows: Any, groups: Sequence[tuple[str, bool]], parts: Sequence[Part]) -> Any:
+def _columns(rows: Any, groups: Sequence[tuple[str, int]], parts: Sequence[Part]) -> Any:
     """What is grouped, and what is summed up, as columns of their own."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     made = {}
-    for number, (name, minute) in enumerate(groups):
+    for number, (name, minutes) in enumerate(groups):
         column = rows.column(name)
-        if (
-            minute
-            and rows.num_rows
-            and (least := pc.min(column).as_py()) is not None
-            and least.replace(tzinfo=None) > _EVEN
-        ):
-            column = pc.floor_temporal(column, unit="minute")
+        if minutes and rows.num_rows and column.null_count < rows.num_rows:
+            least, largest = (f(column).as_py().replace(tzinfo=None) for f in (pc.min, pc.max))
+            if least > _SINCE and largest < _UNTIL:
+                column = pc.floor_temporal(column, multiple=minutes, unit="minute")
         made[f"g{number}"] = column
     for number, part in enumerate(parts):
         if part.column is None:
