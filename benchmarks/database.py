@@ -128,15 +128,20 @@ async def scans(results: Results, db: howdah.AsyncDatabase, folder: Path, rows: 
     paths = [file.file_path.removeprefix("file://") for file in base.files(metadata)]
     sql = "SELECT kind, count(*) AS c, sum(amount) AS s, max(n) AS m FROM {} GROUP BY kind ORDER BY kind"
 
-    async def alone() -> None:
+    async def alone(asked: str = sql) -> None:
         connection = duckdb.connect()
-        connection.sql(sql.format(f"read_parquet({paths})")).to_arrow_table()
+        connection.sql(asked.format(f"read_parquet({paths})")).to_arrow_table()
         connection.close()
 
     found = await rounds({"ours": lambda: db.analyze(sql.format("big")), "alone": alone}, 5)
     results.add(
         f"analyze: groups over {rows:,} warm rows", found["ours"], "DuckDB alone", found["alone"], "<= 1.5x", unit="ms"
     )
+    whole = sql.replace("amount", "n")
+    found = await rounds({"ours": lambda: db.query(whole.format("big")), "alone": lambda: alone(whole)}, 5)
+    results.add(f"query: groups over {rows:,} warm rows", found["ours"], "DuckDB alone", found["alone"], "", unit="ms")
+    counted = await rounds({"ours": lambda: db.query("SELECT count(*) FROM big")}, 5)
+    results.fact(f"query: count(*) of {rows:,} warm rows", f"{counted['ours'] * 1000:.1f} ms")
 
 
 async def main(quick: bool) -> None:

@@ -140,6 +140,7 @@ def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, mon
         "SELECT upper(kind), CAST(count(*) AS text) FROM {t} WHERE n IN (1, 2, -5) GROUP BY kind ORDER BY 1 NULLS FIRST",
         "SELECT count(*) FROM {t} WHERE id BETWEEN 40 AND 60 AND kind = 'k1'",
         "SELECT n FROM {t} GROUP BY n ORDER BY n",
+        "SELECT count(DISTINCT n), count(DISTINCT x.kind) FROM {t} x",
         "SELECT sum(n) * 2 + 1 FROM {t} WHERE ts > '2030-01-01Z'",
         "SELECT max(n), 1 FROM {t} WHERE ts > '2030-01-01Z' GROUP BY kind",
     )
@@ -165,6 +166,8 @@ def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, mon
         "SELECT string_agg(kind, '') FROM t",
         "SELECT sum(n) FILTER (WHERE n > 3) FROM t",
         "SELECT sum(n) OVER () FROM t",
+        "SELECT n FROM t",
+        "SELECT DISTINCT n FROM t",
         "SELECT count(*) FROM t a JOIN t b USING (id)",
         "SELECT count(*), (SELECT 1) FROM t",
         "SELECT id, ts, kind, count(*) FROM t GROUP BY 1, 2, 3 LIMIT (SELECT count(*) FROM t)",

@@ -83,6 +83,7 @@ class _Summing:
         """By column, the minutes in all of which the query sees the same; 0 if it looks closer."""
         self._parts: list[Part] = []
         self._results: set[str] = set()
+        self._distinct = False
 
     def plan(self, select: Any, about: list[Condition]) -> Summary:
         where = f" WHERE {expression_text(select.where_clause)}" if select.HasField("where_clause") else ""
@@ -92,8 +93,8 @@ class _Summing:
         for clause, item in list(fields(select)):
             if clause in _ASKED:
                 self._visit(item)
-        if not self._parts and not select.group_clause:
-            raise _NotSo
+        if not (self._parts or self._distinct or select.group_clause):
+            raise _NotSo  # it is for single rows
         groups = [self._columns[g] for g in self._groups]
         if any(
             (c.type not in _GROUPS and c.digits is None) or not c.exact or c.collation not in _COLLATIONS
@@ -189,6 +190,7 @@ class _Summing:
                 raise _NotSo
             column = self._columns[found[1]]
         if call.agg_distinct:
+            self._distinct = True
             self._column(call.args[0].column_ref)
             return
         node.CopyFrom(_expression(self._instead(name, column)))
