@@ -53,6 +53,43 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("s3")) if request.param == "s3" else str(tmp_path / "bäse %20 x")
 
 
+def test_policies_said_in_sql(db: Database, tmp_path: Path) -> None:
+    db.execute(f"CREATE TABLE t {SHAPE}")
+    fill(db, 30)
+    sql = (
+        "CALL howdah.tier('t', $1, hot_for => interval '1 hour', time_column => 'ts', flush_rows => 5 * 2,"
+        " partition_by => ARRAY['day(ts)', 'kind'], archive_after => 12.5, archive_location => $2)"
+    )
+    assert list(db.query(sql, str(tmp_path / "base"), str(tmp_path / "archive"))) == []
+    policy = db.query("SELECT policy FROM howdah.tiers")[0][0]
+    assert (policy["hot_for"], policy["flush_rows"], policy["archive_after"]) == (3600, 10, 12.5)
+    assert policy["partition_by"] == ["day(ts)", "kind"]
+    assert db.flush().rows == 30
+    db.execute(
+        f"call howdah.tier(location => '{tmp_path / 'base'}', \"table\" => 'public.t', hot_for => 0, time_column => 'ts',"
+        f" partition_by => '{{day(ts),kind}}'::text[], archive_after => 99, archive_location => '{tmp_path / 'archive'}')"
+    )
+    assert db.query("SELECT policy FROM howdah.tiers")[0][0]["hot_for"] == 0
+    for wrong, match in (
+        ("CALL howdah.tier('t')", "say location"),
+        ("CALL howdah.untier()", "say table"),
+        ("CALL howdah.tier('t', 'x', color => 1)", "argument color is none of table, location"),
+        ("CALL howdah.tier('t', 'x', location => 'y')", "location is there twice"),
+        ("CALL howdah.untier('t', 'x')", "number 2"),
+        ("CALL howdah.tier('t', 'x', hot_for => 'long')", "hot_for"),
+        ("CALL howdah.tier(NULL, 'x')", "None"),
+        ("CALL howdah.untier('nobody')", "nobody is not tiered"),
+    ):
+        with pytest.raises(InvalidInput, match=match):
+            db.query(wrong)
+    with pytest.raises(howdah.QueryError):
+        db.query("CALL howdah.other()")
+    with pytest.raises(Unsupported), db.transaction() as tx:
+        tx.query("CALL howdah.untier('t')")
+    db.query("CALL howdah.untier('t')")
+    assert db.tiers() == []
+
+
 def test_conditions_open_the_files_that_can_matter(db: Database, location: str) -> None:
     make(db, location, 240)  # ten days
     done = db.flush()

@@ -20,6 +20,7 @@ from .backup import dump, load
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
 from .overlay.analytics import analyze
+from .overlay.calling import Called
 from .overlay.counting import Stale
 from .overlay.expiry import expire
 from .overlay.flush import Flushed, lease
@@ -349,6 +350,11 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         async with self._using() as session:
             await tier(session, table, location, policy)
             await self._tiers.load(session)
+
+    async def _call(self, call: Called, params: tuple[Any, ...]) -> None:
+        async with self._using() as session:
+            given = await call.values(session, params)
+        await (self.tier(**given) if call.method == "tier" else self.untier(**given))
 
     async def untier(self, table: str) -> int:
         """Bring every row back to the heap and forget the policy; how many came back. The base's files stay where they are."""

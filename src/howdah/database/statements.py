@@ -12,6 +12,7 @@ from ..errors import Error, InvalidInput, QueryError, Unsupported
 from ..values import check_text, seconds
 from . import copying
 from .failures import Gated
+from .overlay.calling import Called, called
 from .overlay.columns import quoted
 from .overlay.counting import Stale
 from .overlay.explaining import explained
@@ -91,6 +92,9 @@ class AsyncStatements:
         text = check_sql(sql)
         limit = self._timeout if timeout is None else seconds(timeout, "timeout")
         mode = "" if tier is None and as_of is None else _mode(tier, as_of)
+        if (call := called(text)) is not None:
+            await self._call(call, params)
+            return Rows([], lambda: (), "CALL", 0.0)
         if shapes(text):  # the server lets through what changes a table that this process does not know to be tiered
             await self._refreshed()
         for again in (False, True):
@@ -186,6 +190,9 @@ class AsyncStatements:
             await session.command("RESET enable_indexscan; RESET enable_bitmapscan; RELEASE exact")
             return rows
 
+    async def _call(self, call: Called, params: tuple[Any, ...]) -> None:
+        raise Unsupported(f"CALL howdah.{call.method} in a transaction is not supported: it has several of its own")
+
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
         async with self._using(text) as session:
             return await session.query(text, params, limit)
@@ -193,6 +200,9 @@ class AsyncStatements:
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         text, limit = check_sql(script), self._limit(timeout)
+        if (call := called(text)) is not None:
+            await self._call(call, ())
+            return Executed(1)
         await self._refreshed()
         parts = split(text) if self._tiers.active else []
         # After a change of shape what follows may mean something else.
