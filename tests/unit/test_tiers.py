@@ -218,6 +218,36 @@ def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, mon
         db.query("SELECT id, count(*) FROM t GROUP BY id")
 
 
+@pytest.mark.parametrize("key", ["region, id", "u", "region"])
+def test_sums_leave_out_rows_that_were_changed_whatever_their_key(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    for name in "tp":
+        db.execute(
+            f"CREATE TABLE {name} (region text, id int, u uuid, v numeric(8, 2), w timestamp, d date, PRIMARY KEY ({key}))"
+        )
+        db.query(
+            f"INSERT INTO {name} SELECT 'r ' || x, x % 10, md5(x::text)::uuid, x / 7.0, timestamp '1985-03-01' + x * interval '31 days',"
+            " CASE WHEN x % 4 > 0 THEN date '2024-01-01' + x END FROM generate_series(1, 200) x"
+        )
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="w")
+    assert db.flush().rows == 200
+    for name in "tp":
+        db.query(f"UPDATE {name} SET v = -v WHERE id = 3 AND d IS NOT NULL")
+        db.query(f"DELETE FROM {name} WHERE region = 'r 8'")
+    monkeypatch.setattr("howdah.database.overlay.run.MOST", 5)
+    monkeypatch.setattr("howdah.database.overlay.partials.TOGETHER", 60)
+    for query in (
+        "SELECT count(*), count(d), sum(v), avg(v), min(v), max(d), min(w) FROM {t}",
+        "SELECT id, sum(v), count(DISTINCT d) FROM {t} GROUP BY id ORDER BY sum(v)",
+        "SELECT date_trunc('year', w), extract(dow FROM w), sum(id) FROM {t} GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT v, count(*), d FROM {t} WHERE d BETWEEN '2024-02-01' AND '2024-03-01' GROUP BY v, d ORDER BY v",
+        "SELECT u, max(id) FROM {t} WHERE id IN (3, 4) GROUP BY u ORDER BY u",
+    ):
+        mine, plain = (db.query(query.replace("{t}", name)) for name in "tp")
+        assert list(map(repr, map(tuple, mine))) == list(map(repr, map(tuple, plain))), query
+
+
 def test_a_parameter_means_what_the_statement_makes_of_it(db: Database, tmp_path: Path) -> None:
     """A parameter has one type in all of a statement: that of its first mention."""
     shape = "(id int PRIMARY KEY, ts timestamptz, d date, w timestamp, f real, n int)"

@@ -12,6 +12,8 @@ from .plans import Part
 
 MOST = 250_000
 """Partial rows that there may be."""
+TOGETHER = 500_000
+"""Rows that are summed up at a time."""
 _SINCE, _UNTIL = datetime(1990, 1, 2), datetime(2039, 12, 30)
 """When moments are taken together: before and after, time zones may be odd."""
 _AGAIN = {"count": "sum", "sum": "sum", "min": "min", "max": "max"}
@@ -83,23 +85,46 @@ def _all(batches: Iterator[Any], groups: Sequence[tuple[str, int]], parts: Seque
 
     names = [f"g{i}" for i in range(len(groups))]
     functions = [part.function for part in parts]
+    again = [_AGAIN[f] for f in functions]
     made: list[Any] = []
     waiting = 0
-    for batch in batches:
-        rows = pa.Table.from_batches([batch])
-        if dead is not None:
-            rows = rows.join(dead, dead.column_names, join_type="left anti")
-        made.append(_grouped(_columns(rows, groups, parts), names, functions))
+    for rows in _tables(batches):
+        live = rows if dead is None else _without(rows, dead)
+        made.append(_grouped(_columns(live, groups, parts), names, functions))
         waiting += made[-1].num_rows
         if waiting > 2 * MOST:
-            made = [_grouped(pa.concat_tables(made), names, [_AGAIN[f] for f in functions])]
+            made = [_grouped(pa.concat_tables(made), names, again)]
             waiting = made[0].num_rows
             if waiting > MOST:
                 return None
     if not made:
         return pa.table({f"c{i}": [] for i in range(len(names) + len(parts))})
-    found = _grouped(pa.concat_tables(made), names, [_AGAIN[f] for f in functions])
+    found = _grouped(pa.concat_tables(made), names, again)
     return found if found.num_rows <= MOST else None
+
+
+def _tables(batches: Iterator[Any]) -> Iterator[Any]:
+    """Batches in groups, which are worked on by several threads."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(b.num_rows for b in waiting) >= TOGETHER:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _without(rows: Any, dead: Any) -> Any:
+    """Rows whose key is none of those that are dead."""
+    import pyarrow.compute as pc
+
+    if len(dead.column_names) > 1:
+        return rows.join(dead, dead.column_names, join_type="left anti")
+    (name,) = dead.column_names
+    return rows.filter(pc.invert(pc.is_in(rows.column(name), value_set=dead.column(name).combine_chunks())))
 
 
 def _columns(rows: Any, groups: Sequence[tuple[str, int]], parts: Sequence[Part]) -> Any:
