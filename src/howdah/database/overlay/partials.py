@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from . import base
@@ -42,6 +41,8 @@ def summed(
     tiers: frozenset[str],
 ) -> Summed:
     """Sum up the base rows that fulfil a condition and whose ``key`` is none of those that are ``dead``."""
+    import pyarrow as pa
+
     with base.told(metadata, "a file of the base is missing or cannot be read"):
         names, skipped = base.chosen(metadata, condition, None, archive, tiers)
         counted = 0
@@ -56,7 +57,7 @@ def summed(
     size = sum(file.file_size_in_bytes for file in names)
     if found is None:
         return Summed(None, len(names), size, skipped)
-    texts = [list(map(_text, column.to_pylist())) for column in found.columns]
+    texts = [column.cast(pa.string()).to_pylist() for column in found.columns]
     if counted:
         texts = [[*column, str(counted)] for column in texts]
     return Summed(texts, len(names), size, skipped)
@@ -161,12 +162,3 @@ def _grouped(rows: Any, names: Sequence[str], functions: Sequence[str]) -> Any:
 
     shown = [found.column(n) for n in names] + [found.column(f"v{i}_{f}") for i, f in enumerate(functions)]
     return pa.table(dict(zip([*names, *(f"v{i}" for i in range(len(functions)))], shown, strict=True)))
-
-
-def _text(value: Any) -> str | None:
-    """A value as Postgres reads it, whatever its settings."""
-    if value is None:
-        return None
-    if isinstance(value, (datetime, date)):
-        return value.isoformat()
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
