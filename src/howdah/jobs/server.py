@@ -262,7 +262,8 @@ class AsyncJobServer(Emitting):
         await self._gather()
         room = self._room()
         outcomes, self._outcomes = self._outcomes, []
-        if room and outcomes and self._prefetch > 1 and self._queue._ops.at_once and not self._goes_beside():
+        many = self._prefetch > 1 and self._limiter is None and self._queue._ops.at_once
+        if room and outcomes and many and not self._goes_beside():
             self._beside = asyncio.get_running_loop().create_task(self._go_beside())
         self._asked += room
         try:
