@@ -180,6 +180,7 @@ def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, mon
         "SELECT count(DISTINCT n), count(DISTINCT x.kind) FROM {t} x",
         "SELECT sum(n) * 2 + 1 FROM {t} WHERE ts > '2030-01-01Z'",
         "SELECT max(n), 1 FROM {t} WHERE ts > '2030-01-01Z' GROUP BY kind",
+        "SELECT kind, 1, count(*) FROM {t} WHERE ts > '2030-01-01Z' GROUP BY 1, 2",
     )
     for query in queries:
         mine, plain = (db.query(query.replace("{t}", name)) for name in "tp")
@@ -197,7 +198,23 @@ def test_base_rows_are_summed_up_where_they_are(db: Database, location: str, mon
     assert b"".join(written).splitlines()[0] == b"k0,34"
     with db.transaction(isolation="repeatable read", readonly=True) as tx:
         assert tx.query("SELECT count(*) FROM t")[0][0] == 344
+    for where in ("$1, abs($1) / 2", "sum(n) / abs($1)", "'x' || $1"):  # what is $1? The first mention says
+        with pytest.raises(howdah.LimitExceeded):
+            db.query(f"SELECT {where} FROM t WHERE n > $1", 3)
+    with db.transaction(isolation="repeatable read") as tx:
+        tx.execute(
+            "CREATE SCHEMA odd; CREATE FUNCTION odd.nope(int, int) RETURNS boolean LANGUAGE sql AS 'SELECT $1 <> $2'"
+        )
+        tx.execute("CREATE OPERATOR odd.= (LEFTARG = int, RIGHTARG = int, FUNCTION = odd.nope)")
+        tx.query("SET LOCAL search_path = odd, pg_catalog, public")
+        with pytest.raises(howdah.LimitExceeded):
+            tx.query("SELECT count(*) FROM t WHERE n = 5")
+        tx.rollback()
     for query in (
+        "SELECT sum(*) FROM t",  # the server is to say what is wrong
+        "SELECT count(*) FROM t LIMIT n",
+        "SELECT 1 FROM t GROUP BY 1",
+        "SELECT 'a' AS x, count(*) FROM t GROUP BY x",
         "SELECT sum(n) FROM t WHERE n % 2 = 0",  # rows that only Postgres can choose
         "SELECT max(kind) FROM t",  # by a collation
         "SELECT string_agg(kind, '') FROM t",

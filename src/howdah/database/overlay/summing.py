@@ -58,7 +58,14 @@ def summary(select: Any, tiered: Tiered, name: str, about: Sequence[Condition]) 
     if any(clause not in _CLAUSES for clause, _ in fields(select)) or select.op != 1:
         return None
     limits = [m for name, child in fields(select) if name.startswith("limit_") for m in walk(child)]
-    if any(type(m).__name__ not in _TYPES or type(m).__name__ == "FuncCall" for m in limits):
+    if any(type(m).__name__ not in _TYPES or type(m).__name__ in ("FuncCall", "ColumnRef") for m in limits):
+        return None
+    # A parameter is what its first mention makes of it, and the WHERE would come first.
+    asked, rest = (
+        _parameters(select, ("where_clause",)),
+        _parameters(select, [c for c in _CLAUSES if c != "where_clause"]),
+    )
+    if asked & rest:
         return None
     if select.HasField("where_clause") and (
         len(list(conjuncts(select.where_clause))) != len(said(select.where_clause))
@@ -95,6 +102,8 @@ class _Summing:
                 self._visit(item)
         if not (self._parts or self._distinct or select.group_clause):
             raise _NotSo  # it is for single rows
+        if select.group_clause and not self._groups:
+            raise _NotSo  # by a constant: no row, no group
         groups = [self._columns[g] for g in self._groups]
         if any(
             (c.type not in _GROUPS and c.digits is None) or not c.exact or c.collation not in _COLLATIONS
@@ -177,7 +186,8 @@ class _Summing:
             for arg in call.args:
                 self._visit(arg)
             return
-        if name not in ("count", "sum", "min", "max", "avg") or (call.agg_distinct and name != "count"):
+        only = call.agg_distinct or call.agg_star
+        if name not in ("count", "sum", "min", "max", "avg") or (only and name != "count"):
             raise _NotSo
         column = None
         if not call.agg_star:
@@ -226,6 +236,12 @@ class _Summing:
         if part.function == "sum":
             return "bigint" if column.type in ("int2", "int4") else "numeric"
         return column.spelled
+
+
+def _parameters(select: Any, clauses: Sequence[str]) -> set[int]:
+    """The parameters that some clauses mention."""
+    found = [m for name, child in fields(select) if name in clauses for m in walk(child)]
+    return {m.number for m in found if type(m).__name__ == "ParamRef"}
 
 
 def _called(number: int) -> str:

@@ -60,7 +60,7 @@ def walk(message: Any) -> Iterator[Any]:
 
 def comparison(expr: Any) -> tuple[str, Condition] | None:
     """A column compared with constants, and the table's name that was written."""
-    name = expr.name[-1].string.sval if expr.name else ""
+    name = expr.name[0].string.sval if len(expr.name) == 1 else ""  # another schema's may be anything
     kinds = {1: "op", 2: "any", 7: "in", 8: "like", 11: "between"}  # AEXPR_OP, _OP_ANY, _IN, _LIKE, _BETWEEN
     kind = kinds.get(expr.kind)
     left, right = expr.lexpr, expr.rexpr
