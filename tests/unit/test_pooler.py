@@ -186,9 +186,17 @@ def test_looking_for_what_is_due_reads_no_whole_table(servers: Any) -> None:
             for _ in range(8):
                 queue._settled = 0.0
                 assert await queue.claim("w") is not None
+            others = store.queue("others")
+            for number in range(8):
+                await others.add(number, unique=True)
+            await others.add_many(range(100, 3100))
+            for number in range(8):
+                await others.add(number + 5000, unique=True)
         plain = await asyncpg.connect(url)
         await plain.execute("SELECT pg_stat_clear_snapshot()")
-        read = await plain.fetchval("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = '_queue_due'")
+        read = await plain.fetchval(
+            "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('_queue_due', '_queue_others')"
+        )
         await plain.execute("DROP SCHEMA due CASCADE")
         await plain.close()
         return int(read)

@@ -93,6 +93,8 @@ class AsyncStatements:
         limit = self._timeout if timeout is None else seconds(timeout, "timeout")
         mode = "" if tier is None and as_of is None else _mode(tier, as_of)
         if (call := called(text)) is not None:
+            if exact or mode or timeout is not None:
+                raise InvalidInput(f"CALL howdah.{call.method} takes no timeout=, tier=, as_of= or exact=")
             await self._call(call, params)
             return Rows([], lambda: (), "CALL", 0.0)
         if shapes(text):  # the server lets through what changes a table that this process does not know to be tiered
@@ -201,6 +203,8 @@ class AsyncStatements:
         """Run a script of statements without rows: all or nothing, unless it holds its own transactions."""
         text, limit = check_sql(script), self._limit(timeout)
         if (call := called(text)) is not None:
+            if timeout is not None:
+                raise InvalidInput(f"CALL howdah.{call.method} takes no timeout=")
             await self._call(call, ())
             return Executed(1)
         await self._refreshed()

@@ -41,8 +41,9 @@ class Adding(Finding):
         fingerprint: str | None = None,
         unique: bool = False,
         after: Sequence[str] = (),
+        now: float | None = None,
     ) -> list[list[Any]]:
-        """Rows of jobs in driver form, checked."""
+        """Rows of jobs in driver form, checked; ``now`` is when they are added."""
         if type(priority) is not int or abs(priority) > 2**31:
             raise InvalidInput(f"priority={priority!r}: expected an integer")
         if type(max_attempts) is not int or not 1 <= max_attempts <= 2**31:
@@ -52,7 +53,7 @@ class Adding(Finding):
                 if not isinstance(text, str) or not 0 < len(text) <= 1000:
                     raise InvalidInput(f"{what}={text!r:.60}: expected text of 1 to 1,000 characters")
                 check_text(text, what)
-        now = self._engine.now()
+        now = self._engine.now() if now is None else now
         at, visible = moment(now), moment(now + seconds(delay, "delay", zero=True))
         ends = None if timeout is None else moment(now + seconds(timeout, "timeout"))
         needed = _ids(after)
@@ -126,7 +127,7 @@ class Adding(Finding):
             after=after,
         )
         if unique:
-            return str(await self._table._write(lambda: self._adding(row, after)))
+            return str(await self._table._write(lambda: self._ops.by_indexes(self._adding(row, after))))
         await self._table._write(lambda: self._inserting([row], after), single=not after and self._engine.ids is None)
         return str(row[0])
 
@@ -181,6 +182,7 @@ class Adding(Finding):
             run_id=run_id,
             unique=unique,
             after=after,
+            now=self._engine.now(),  # of all, also if the clock is moved meanwhile
         )
         if self._ops.at_once and len(given) > AT_ONCE and not unique:
             return list(await self._table._write(lambda: self._in_turn(given, make, after)))
@@ -195,7 +197,7 @@ class Adding(Finding):
                     ids.append((yield from self._adding(row, after)))
                 return ids
 
-            return list(await self._table._write(work))
+            return list(await self._table._write(lambda: self._ops.by_indexes(work())))
         alone = self._ops.at_once and len(rows) <= AT_ONCE and not after and self._engine.ids is None
         await self._table._write(lambda: self._inserting(rows, after), single=alone)
         return [str(row[0]) for row in rows]

@@ -43,12 +43,9 @@ def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence
     return whole
 
 
-def exactly(
-    tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]
-) -> tuple[bool, Any]:
-    """The conditions as one expression, and whether it says all of them."""
-    whole = all(_one(tiered.column(c.column), c, params, known) is not None for c in conditions)
-    return whole, expression(tiered, conditions, params, known) if whole else None
+def says_all(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]) -> bool:
+    """Whether ``expression`` leaves none of the conditions out."""
+    return all(_one(tiered.column(c.column), c, params, known) is not None for c in conditions)
 
 
 def any_of(

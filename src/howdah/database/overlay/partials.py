@@ -109,11 +109,13 @@ def _tables(batches: Iterator[Any]) -> Iterator[Any]:
     import pyarrow as pa
 
     waiting: list[Any] = []
+    rows = 0
     for batch in batches:
         waiting.append(batch)
-        if sum(b.num_rows for b in waiting) >= TOGETHER:
+        rows += batch.num_rows
+        if rows >= TOGETHER:
             yield pa.Table.from_batches(waiting)
-            waiting = []
+            waiting, rows = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
 

@@ -67,9 +67,8 @@ class Call:
 
     async def fetch(self, tiered: Tiered, snapshot: Snapshot, condition: Any, **how: Any) -> base.Found:
         """Rows of a base."""
-        return await self.within(
-            tiered, partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
-        )
+        work = partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
+        return self.told(await self.within(tiered, work))
 
     async def within(self, tiered: Tiered, work: Callable[[], F]) -> F:
         """Read a base, within the time that is left."""
@@ -84,6 +83,10 @@ class Call:
             raise LimitExceeded(
                 f"{tiered.table}: the statement needs {error} from object storage: say more in WHERE about its key or time"
             ) from None
+        return found
+
+    def told(self, found: F) -> F:
+        """Say that what was read is used."""
         self.reading.files += found.files
         self.reading.bytes += found.bytes
         return found
@@ -263,14 +266,16 @@ async def _summed(
     if not (await session.query(_OURS, (), None))[0][0]:
         return None
     known = await worked_out(session, filters.expressions([summary.conditions]))
-    whole, condition = filters.exactly(tiered, summary.conditions, call.params, known)
+    if not filters.says_all(tiered, summary.conditions, call.params, known):
+        return None
+    condition = filters.expression(tiered, summary.conditions, call.params, known)
     groups = summary.groups
     if any(minutes > 1 and tiered.column(name).type == "timestamptz" for name, minutes in groups):
         if not (await session.query(_EVEN, (), None))[0][0]:
             groups = tuple((name, 0) for name, _ in groups)
     keys = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow} LIMIT {PROMOTED + 1}"
-    dead = [tuple(row) for row in await session.query(keys, (), None)] if whole else []
-    if not whole or len(dead) > PROMOTED:
+    dead = [tuple(row) for row in await session.query(keys, (), None)]
+    if len(dead) > PROMOTED:
         return None
     tiers = frozenset(ASKED[""])
     asked = (snapshot.metadata, condition, groups, summary.parts, tiered.key, dead)
@@ -278,6 +283,7 @@ async def _summed(
     found = await call.within(tiered, work)
     if found.columns is None:
         return None
+    call.told(found)
     if found.skipped:
         call.reading.skipped |= EVERY - tiers
     return summary.sql, [*call.params, *found.columns]

@@ -33,12 +33,11 @@ class TakingTable(ReadableTable):
         taken and patched later is planned anew when the table has become eight times as large."""
         if self.dialect.name != "postgres":
             return (yield from work)
-        ((size, _),) = yield Stmt(
-            f"SELECT pg_relation_size({text_literal(self.name)}), set_config('enable_seqscan', 'off', true)"
-        )
+        asked = f"SELECT pg_relation_size({text_literal(self.name)}), current_setting('enable_seqscan')"
+        ((size, before, _),) = yield Stmt(f"{asked}, set_config('enable_seqscan', 'off', true)")
         self._planned_for = f"/* {int(size).bit_length() // 3} */ "
         found = yield from work
-        yield Stmt("SET LOCAL enable_seqscan = DEFAULT")
+        yield Stmt("SELECT set_config('enable_seqscan', $1, true)", (before,))
         return found
 
     def insert(self, rows: Sequence[DriverRow], *, ahead: bool = False) -> Op[None]:
