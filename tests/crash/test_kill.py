@@ -16,9 +16,8 @@ import pytest
 import howdah
 from howdah.engines.sql.embedded import EmbeddedServer
 
-# A longer run by hand: HOWDAH_CHAOS="8 30 1" (writers, seconds, seconds between kills).
-_CHAOS = [float(n) for n in os.environ.get("HOWDAH_CHAOS", "4 4 0.5").split()]
-WRITERS, SECONDS, KILL_EVERY = int(_CHAOS[0]), _CHAOS[1], _CHAOS[2]
+# A longer run by hand: HOWDAH_CHAOS="8 300" (writers, kills).
+WRITERS, KILLS = (int(n) for n in os.environ.get("HOWDAH_CHAOS", "4 8").split())
 
 WRITER = """
 import os, sys, howdah
@@ -44,17 +43,24 @@ def spawn(url: str, name: str, log: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WRITER, url, name, str(log)], stderr=subprocess.PIPE)
 
 
+def _length(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
 @pytest.mark.parametrize("engine", ["sqlite", "files", "pg"])
 def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[str], str], tmp_path: Path) -> None:
     url = url_for(engine)
     random_ = random.Random(1)
     logs = [tmp_path / f"log{i}" for i in range(WRITERS)]
     writers = [spawn(url, str(i), logs[i]) for i in range(WRITERS)]
-    deadline = time.monotonic() + SECONDS
     errors: list[bytes] = []
-    while time.monotonic() < deadline:
-        time.sleep(KILL_EVERY)
+    for _ in range(KILLS):
         victim = random_.randrange(WRITERS)
+        before = _length(logs[victim])
+        # However slow the machine is, who is killed has written; the test's own limit ends a writer that hangs.
+        while _length(logs[victim]) == before and writers[victim].poll() is None:
+            time.sleep(0.01)
+        time.sleep(random_.random() / 5)
         writers[victim].kill()
         errors.append(writers[victim].communicate()[1])
         writers[victim] = spawn(url, str(victim), logs[victim])
@@ -63,7 +69,7 @@ def test_writers_killed_at_random_lose_nothing(engine: str, url_for: Callable[[s
         errors.append(writer.communicate()[1])
     assert [e for e in errors if e] == []
     acknowledged = [line for log in logs if log.exists() for line in log.read_text().split("\n")[:-1]]
-    assert len(acknowledged) > 20
+    assert len(acknowledged) >= KILLS
     print(f"{engine}: {len(acknowledged)} acknowledged writes by {WRITERS} writers")
     with howdah.connect(url) as store:
         kv = store.kv("acks")
