@@ -427,7 +427,7 @@ def test_backup_and_restore(db: Database, servers: Any, tmp_path: Path) -> None:
         with pytest.raises(howdah.BackendError, match="nothing was changed"):
             other.restore(tmp_path / "dump")
         (tmp_path / "junk").write_text("hello")
-        with pytest.raises(InvalidInput, match="no dump"):
+        with pytest.raises(InvalidInput, match="no backup"):
             other.restore(tmp_path / "junk")
         with pytest.raises(NotFound):
             other.restore(tmp_path / "none")

@@ -144,13 +144,18 @@ class Database(Statements):
         """Where the data is and how much there is."""
         return self._run(self._async.status())
 
-    def backup(self, path: Any) -> int:
-        """Write a consistent dump of everything (``pg_dump``'s custom format) to a file; its size in bytes."""
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Write a consistent dump of everything to a file (``pg_dump``'s custom format; a tar file of it and of the rows on object
+        storage, where tables are tiered); its size in bytes."""
         return self._run(self._async.backup(path))
 
-    def restore(self, path: Any) -> None:
-        """Read a dump into this database, which must not hold what is in it; all or nothing."""
-        return self._run(self._async.restore(path))
+    def restore(self, path: str | os.PathLike[str], *, location: str | os.PathLike[str] | None = None) -> None:
+        """Read a backup into this database, which must not hold what is in it; all or nothing.
+
+        Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
+        empty: two databases never share a base.
+        """
+        return self._run(self._async.restore(path, location=location))
 
     def vector_index(
         self,

@@ -1,17 +1,23 @@
-"""Backups by Postgres' own tools: ``pg_dump`` and ``pg_restore``, the embedded server's or those on the path."""
+"""Backups by Postgres' own tools: ``pg_dump`` and ``pg_restore``, the embedded server's or those on the path; the rows of tiered
+tables that are on object storage beside them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from ..engines.sql.embedded import program
-from ..errors import BackendError, InvalidInput, NotFound, StartupError
+from ..errors import BackendError, Conflict, InvalidInput, NotFound, StartupError
+from .overlay.carrying import attach, build, dump_of, opened, pack, placed, remove
+from .overlay.manage import Tiers
 from .server import Server
+from .session import Session
 
 
 def _tool(server: Server, name: str) -> str:
@@ -57,38 +63,81 @@ async def _run(arguments: list[str], environment: dict[str, str], what: str) -> 
         raise BackendError(f"{what}: {lines[0] if lines else f'status {process.returncode}'}")
 
 
-async def dump(server: Server, path: Any) -> int:
-    """Write a dump beside ``path`` and move it there when it is whole; its size in bytes."""
+async def save(server: Server, session: Session, tiers: Tiers, path: Any) -> int:
+    """Write everything that one snapshot sees beside ``path`` and move it there when it is whole; its size in bytes."""
     target = Path(path)
     if not target.parent.is_dir():
         raise NotFound(f"{target.parent}: no such directory")
-    part = target.with_name(f"{target.name}.part")
-    where, environment = _where(server)
+    dump, packed = (target.with_name(f"{target.name}.{end}") for end in ("dump.part", "part"))
+    await tiers.load(session)
+    held = tiers.each()
     try:
-        await _run(
-            [_tool(server, "pg_dump"), *where, "--format=custom", "--no-password", "--file", str(part)],
-            environment,
-            f"{target}: the backup failed",
-        )
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
+        async with session.transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+            if held:  # a TRUNCATE reaches into older snapshots
+                await session.command(f"LOCK TABLE {', '.join(f'ONLY {t.table}' for t in held)} IN ACCESS SHARE MODE")
+            snapshot = (await session.query("SELECT pg_export_snapshot()", (), None))[0][0]
+            await tiers.load(session)
+            tables = tiers.each()
+            if {t.oid for t in tables} - {t.oid for t in held}:
+                raise Conflict(f"{target}: a table was tiered just now: take the backup again")
+            await _dump(server, dump, target, snapshot)
+            if tables:
+                await pack(session, tables, dump, packed)
+            else:
+                dump.replace(packed)
+        packed.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        for part in (dump, packed):
+            part.unlink(missing_ok=True)
     return target.stat().st_size
 
 
-async def load(server: Server, path: Any) -> None:
-    """Read a dump in one transaction."""
+async def _dump(server: Server, part: Path, target: Path, snapshot: str) -> None:
+    where, environment = _where(server)
+    await _run(
+        [
+            _tool(server, "pg_dump"),
+            *where,
+            "--format=custom",
+            "--no-password",
+            "--snapshot",
+            snapshot,
+            "--file",
+            str(part),
+        ],
+        environment,
+        f"{target}: the backup failed",
+    )
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+async def load(server: Server, session: Session, path: Any, location: Any) -> None:
+    """Read a backup in one transaction."""
     source = Path(path)
     if not source.is_file():
         raise NotFound(f"{source}: no such file")
     with source.open("rb") as file:
-        if file.read(5) != b"PGDMP":
-            raise InvalidInput(f"{source}: this is no dump of pg_dump's custom format")
+        if file.read(5) == b"PGDMP":
+            await _load(server, source, source)
+            return
+    if not tarfile.is_tarfile(source):
+        raise InvalidInput(f"{source}: this is no backup: neither pg_dump's custom format nor one of Howdah's")
+    with opened(source) as (tar, tables), tempfile.TemporaryDirectory(prefix="howdah-") as folder:
+        await asyncio.to_thread(placed, tables, location)
+        try:
+            await asyncio.to_thread(build, tar, tables)
+            await _load(server, await asyncio.to_thread(dump_of, tar, Path(folder)), source)
+        except BaseException:
+            remove(tables)
+            raise
+        await attach(session, tables)
+
+
+async def _load(server: Server, dump: Path, source: Path) -> None:
     where, environment = _where(server)
     await _run(
-        [_tool(server, "pg_restore"), *where, "--single-transaction", "--exit-on-error", "--no-password", str(source)],
+        [_tool(server, "pg_restore"), *where, "--single-transaction", "--exit-on-error", "--no-password", str(dump)],
         environment,
         f"{source}: the restore failed, and nothing was changed",
     )

@@ -16,7 +16,7 @@ from ..engines.sql.dialect import quote
 from ..engines.sql.pool import Pool
 from ..errors import Closed, Conflict, Error, InvalidInput, StartupError, TransactionError
 from ..values import check_retries, check_text, seconds
-from .backup import dump, load
+from .backup import load, save
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
 from .overlay.analytics import analyze
@@ -472,17 +472,23 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             self._server.place, row["version"], row["name"], row["size"], row["connections"], row["extensions"]
         )
 
-    async def backup(self, path: Any) -> int:
-        """Write a consistent dump of everything (``pg_dump``'s custom format) to a file; its size in bytes."""
-        await self.start()
-        assert self._server is not None
-        return await dump(self._server, path)
+    async def backup(self, path: str | os.PathLike[str]) -> int:
+        """Write a consistent dump of everything to a file (``pg_dump``'s custom format; a tar file of it and of the rows on object
+        storage, where tables are tiered); its size in bytes."""
+        async with self._using() as session:
+            assert self._server is not None
+            return await save(self._server, session, self._tiers, path)
 
-    async def restore(self, path: Any) -> None:
-        """Read a dump into this database, which must not hold what is in it; all or nothing."""
-        await self.start()
-        assert self._server is not None
-        await load(self._server, path)
+    async def restore(self, path: str | os.PathLike[str], *, location: str | os.PathLike[str] | None = None) -> None:
+        """Read a backup into this database, which must not hold what is in it; all or nothing.
+
+        Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
+        empty: two databases never share a base.
+        """
+        async with self._using() as session:
+            assert self._server is not None
+            await load(self._server, session, path, location)
+            await self._tiers.load(session)
 
 
 def _unreachable(error: BaseException, place: str) -> Error:

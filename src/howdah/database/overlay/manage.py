@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -22,12 +23,16 @@ from .plans import Plan
 from .run import promoted
 from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
 
+log = logging.getLogger("howdah")
 KEPT = 2000
 NAMED = (
     "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)"
 )
 """The table that a name means on this connection."""
+ELSEWHERE = (
+    "it came with a dump, and its rows on object storage belong to where that was made; Database.backup brings them"
+)
 Tier = Literal["hot", "warm", "cold", "all"]
 
 
@@ -93,6 +98,9 @@ class Tiers:
         tables, views = tuple((await session.query(there, (), None))[0])
         if tables:
             for row in await session.query(TIERS, (), None):
+                if not row["mine"]:
+                    log.warning("table %s.%s: %s", row["schema"], row["name"], ELSEWHERE)
+                    continue
                 tiered = await described(
                     session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
                 )
@@ -195,7 +203,10 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
             raise InvalidInput(f"{table}: there is no such table")
         oid = rows[0]["oid"]
         await session.command(objects.SYSTEM)
-        known = await session.query("SELECT location, policy FROM howdah.tiers WHERE rel = $1::oid", (oid,), None)
+        sql = "SELECT location, policy, made_as = rel::oid AS mine FROM howdah.tiers WHERE rel = $1::oid"
+        known = await session.query(sql, (oid,), None)
+        if known and not known[0]["mine"]:
+            raise TieringRefused(f"{table}: {ELSEWHERE}")
         shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
         tiered = await described(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
         if known:
@@ -210,13 +221,18 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
             return
         await _check(session, tiered, policy)
         await _check_places(session, oid, where, policy, new=True)
-        for statement in objects.create(tiered):
-            await session.command(statement)
-        await session.query(
-            "INSERT INTO howdah.tiers (rel, location, policy, generation, shape) VALUES ($1::oid, $2, $3, 1, $4)",
-            (oid, where, policy, shape),
-            None,
-        )
+        await begin(session, replace(tiered, location=where))
+
+
+async def begin(session: Session, tiered: Tiered) -> None:
+    """Make a table tiered, as yet without a base."""
+    for statement in objects.create(tiered):
+        await session.command(statement)
+    await session.query(
+        "INSERT INTO howdah.tiers (rel, made_as, location, policy, generation, shape) VALUES ($1::oid, $1::oid, $2, $3, 1, $4)",
+        (tiered.oid, tiered.location, tiered.policy, tiered.shape),
+        None,
+    )
 
 
 def _changed(table: str, where: str, policy: dict[str, Any], location: str, old: dict[str, Any]) -> None:

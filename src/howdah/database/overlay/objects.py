@@ -14,7 +14,7 @@ from .tiered import Tiered
 # A planner that opens the empty child folds its statistics expression: whoever did not say ONLY is refused while planning.
 SYSTEM = """
 CREATE SCHEMA IF NOT EXISTS howdah;
-CREATE TABLE IF NOT EXISTS howdah.tiers (rel regclass PRIMARY KEY, location text NOT NULL, policy jsonb NOT NULL, metadata text,
+CREATE TABLE IF NOT EXISTS howdah.tiers (rel regclass PRIMARY KEY, made_as oid NOT NULL, location text NOT NULL, policy jsonb NOT NULL, metadata text,
   snapshot_id bigint, generation bigint NOT NULL, max_key bigint, rows bigint NOT NULL DEFAULT 0, files bigint NOT NULL DEFAULT 0,
   bytes bigint NOT NULL DEFAULT 0, flushed_at timestamptz, swept_at timestamptz NOT NULL DEFAULT now(), last_error text,
   shape text NOT NULL);

@@ -53,7 +53,7 @@ def summed(
             names = [file for file in names if file.file_path not in unread]
         columns = {*(g for g, _ in groups), *(p.column for p in parts if p.column is not None), *(key if dead else ())}
         batches = base.batches(metadata, names, condition, sorted(columns) or key) if names else iter(())
-        found = _all(batches, groups, parts, _table(metadata, key, dead) if dead else None)
+        found = _all(batches, groups, parts, keys(metadata, key, dead) if dead else None)
     size = sum(file.file_size_in_bytes for file in names)
     if found is None:
         return Summed(None, len(names), size, skipped)
@@ -63,7 +63,7 @@ def summed(
     return Summed(texts, len(names), size, skipped)
 
 
-def _table(metadata: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+def keys(metadata: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     """Keys as Arrow has them."""
     import pyarrow as pa
 
@@ -90,7 +90,7 @@ def _all(batches: Iterator[Any], groups: Sequence[tuple[str, int]], parts: Seque
     made: list[Any] = []
     waiting = 0
     for rows in _tables(batches):
-        live = rows if dead is None else _without(rows, dead)
+        live = rows if dead is None else without(rows, dead)
         made.append(_grouped(_columns(live, groups, parts), names, functions))
         waiting += made[-1].num_rows
         if waiting > 2 * MOST:
@@ -120,7 +120,7 @@ def _tables(batches: Iterator[Any]) -> Iterator[Any]:
         yield pa.Table.from_batches(waiting)
 
 
-def _without(rows: Any, dead: Any) -> Any:
+def without(rows: Any, dead: Any) -> Any:
     """Rows whose key is none of those that are dead."""
     import pyarrow.compute as pc
 

@@ -117,6 +117,15 @@ def delete(addresses: list[str]) -> None:
             continue
 
 
+def clear(location: str) -> None:
+    """Delete everything in a place."""
+    system, path = files(location)
+    if remote(location):
+        delete([address for address, _ in below(location)])
+    else:
+        system.delete_dir_contents(path, missing_dir_ok=True)
+
+
 def copy(source: str, target: str) -> None:
     """Copy a file by URL."""
     (here, path), (there, place) = files(source), files(target)

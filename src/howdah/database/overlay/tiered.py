@@ -35,7 +35,7 @@ SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, attt
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
 """What a table's columns and unique indexes are, as one text: an expression."""
 TIERS = """
-SELECT rel::oid AS oid, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible
+SELECT rel::oid AS oid, made_as = rel::oid AS mine, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
 """
 

@@ -1,0 +1,228 @@
+"""Backups bring the bases of tiered tables along: a tar file of the dump and of the live base rows, as Parquet files.
+
+A restored table gets a base of its own, in an empty place: two databases at one base would take each other's files for leftovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...errors import InvalidInput
+from ..session import Session
+from . import base, objects, partials, place, uniques
+from .binding import bind
+from .columns import selection
+from .counting import current, named
+from .manage import begin, ordinary
+from .tiered import SHAPE, Tiered
+
+DUMP, CONTENTS = "postgres.dump", "howdah.json"
+FORMAT = 1
+TOGETHER = 64 * 1024 * 1024
+"""Bytes of rows in one file, as they are in memory."""
+
+
+# Out -----------------------------------------------------------------------------------------------------------------
+
+
+async def pack(session: Session, tables: Sequence[Tiered], dump: Path, target: Path) -> None:
+    """Write the dump and the live base rows that this transaction sees to a tar file."""
+    with tarfile.open(target, "w") as tar:
+        await asyncio.to_thread(tar.add, dump, DUMP)
+        told = []
+        for number, tiered in enumerate(tables):
+            snapshot = await current(session, tiered)
+            sql = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow}"
+            dead = [tuple(row) for row in await session.query(sql, (), None)]
+            files = await asyncio.to_thread(_packed, tar, f"tiers/{number}", snapshot.metadata, tiered.key, dead)
+            told.append(
+                {"schema": tiered.schema, "name": tiered.name, "oid": tiered.oid, "location": tiered.location,
+                 "policy": tiered.policy, "key": tiered.key[0], "files": files}
+            )  # fmt: skip
+        _add(tar, CONTENTS, json.dumps({"format": FORMAT, "tables": told}).encode())
+    with target.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _packed(
+    tar: tarfile.TarFile, folder: str, metadata: str | None, key: Sequence[str], dead: Sequence[tuple[Any, ...]]
+) -> list[str]:
+    """Add a base's live rows to a tar file; the names of the files in it."""
+    import pyarrow.parquet as pq
+
+    if metadata is None:
+        return []
+    gone = partials.keys(metadata, key, dead) if dead else None
+    names: list[str] = []
+    with base.told(metadata, "a file of the base is missing or cannot be read"):
+        for whole in _chunks(base.batches(metadata, base.files(metadata), None)):
+            rows = whole if gone is None else partials.without(whole, gone)
+            if rows.num_rows:
+                out = io.BytesIO()
+                pq.write_table(rows, out, compression="zstd")
+                names.append(f"{folder}/{len(names):06}.parquet")
+                _add(tar, names[-1], out.getvalue())
+    return names
+
+
+def _chunks(batches: Iterator[Any]) -> Iterator[Any]:
+    """Batches in tables of about so many bytes."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= TOGETHER:
+            yield pa.Table.from_batches(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = len(data), int(time.time())
+    tar.addfile(entry, io.BytesIO(data))
+
+
+# Back ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Carried:
+    """One tiered table of a backup, and the base that was made of it."""
+
+    schema: str
+    name: str
+    oid: int
+    location: str
+    policy: dict[str, Any]
+    key: str
+    files: list[str]
+    made: base.Commit | None = None
+    rows: int = 0
+    largest: Any = None
+    """The largest value of ``key``, its key's first column."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Carried]]]:
+    """A backup of this form, and the tiered tables in it."""
+    try:
+        with tarfile.open(path) as tar:
+            try:
+                told = json.loads(_read(tar, CONTENTS))
+            except KeyError:
+                raise InvalidInput(f"{path}: this backup is not whole, or none of Howdah's") from None
+            if told["format"] != FORMAT:
+                raise InvalidInput(f"{path}: a backup of form {told['format']}; this version reads form {FORMAT}")
+            yield tar, [Carried(**table) for table in told["tables"]]
+    except tarfile.TarError as error:
+        raise InvalidInput(f"{path}: this backup cannot be read: {error}") from error
+
+
+def _read(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.extractfile(name)
+    assert member is not None
+    with member:
+        return member.read()
+
+
+def dump_of(tar: tarfile.TarFile, folder: Path) -> Path:
+    """The dump, as a file in a directory."""
+    tar.extract(DUMP, folder, filter="data")
+    return folder / DUMP
+
+
+def placed(tables: Sequence[Carried], location: object) -> None:
+    """Choose a place for each base: where it was, or below ``location``; all of them must be empty."""
+    if location is not None:
+        root = place.recorded(location)
+        for table in tables:
+            table.location = f"{root}/{table.schema}.{table.name}"
+            if table.policy["archive_location"] is not None:
+                table.policy["archive_location"] = f"{table.location}.archive"
+    for table in tables:
+        for one in (table.location, table.policy["archive_location"]):
+            if one is not None:
+                place.check(one)
+
+
+def build(tar: tarfile.TarFile, tables: Sequence[Carried]) -> None:
+    """Write the bases, which nobody names yet."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    for table in tables:
+        fields = base.partition_fields(table.policy["partition_by"])
+        for name in table.files:
+            rows = pq.read_table(io.BytesIO(_read(tar, name)))
+            last = pc.max(rows.column(table.key)).as_py()
+            table.largest = last if table.largest is None else max(table.largest, last)
+            before = None if table.made is None else table.made.metadata
+            table.made = base.commit(table.location, before, rows.schema, fields, rows, None)
+            table.rows += rows.num_rows
+
+
+def remove(tables: Sequence[Carried]) -> None:
+    """Delete what was written for a restore that failed."""
+    for table in tables:
+        place.clear(table.location)
+
+
+async def attach(session: Session, tables: Sequence[Carried]) -> None:
+    """Let the restored tables be tiered, with the bases that were built: what a dump brings of theirs has the numbers that tables
+    had elsewhere."""
+    async with session.transaction():
+        await session.command(objects.SYSTEM)
+        fresh = [await _again(session, table) for table in tables]
+        for table, tiered in zip(tables, fresh, strict=True):
+            for statement in objects.drop(replace(tiered, oid=table.oid)):
+                await session.command(statement)
+        await session.command(
+            "DELETE FROM howdah.tiers; DELETE FROM howdah.tier_snapshots; DELETE FROM howdah.tier_garbage"
+        )
+        for table, tiered in zip(tables, fresh, strict=True):
+            await begin(session, tiered)
+            await _based(session, table, tiered)
+
+
+async def _again(session: Session, table: Carried) -> Tiered:
+    """A restored table as it is here."""
+    found = await ordinary(session, table.schema, table.name)
+    shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')}", (found.oid,), None))[0][0]
+    return replace(found, location=table.location, policy=table.policy, shape=shape)
+
+
+async def _based(session: Session, table: Carried, tiered: Tiered) -> None:
+    """Let the base that was built count."""
+    made = table.made
+    if made is None:
+        return
+    if tiered.uniques:
+        names = uniques.columns(tiered)
+        chunks = _chunks(base.batches(made.metadata, base.files(made.metadata), None, names))
+        while (rows := await asyncio.to_thread(next, chunks, None)) is not None:
+            await bind(session, tiered, rows.select(names), whole=False)
+            await session.command(f"WITH g AS (SELECT * FROM {tiered.loaded}){uniques.put_in(tiered, 'g')} SELECT")
+    largest = tiered.rank(table.largest) if tiered.ranked else None
+    if largest is not None:
+        await session.query(f"SELECT setval('{tiered.largest}', $1::bigint)", (largest,), None)
+    await session.query(
+        "UPDATE howdah.tiers SET rows = $2, max_key = $3::bigint, flushed_at = now() WHERE rel = $1::oid",
+        (tiered.oid, table.rows, largest),
+        None,
+    )
+    await named(session, tiered, made, None)
