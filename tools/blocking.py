@@ -33,6 +33,8 @@ SOURCES = {
 }
 WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
 BY_HAND = {"AsyncTransaction"}
+AHEAD = {("AsyncQuery", "__aiter__"), ("AsyncRecords", "scan"), ("AsyncStatements", "stream")}
+"""Iterators over rows, which may be fetched a little ahead."""
 INTERNAL = {
     "key_of",
     "put_stored",
@@ -211,7 +213,8 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     twin = twin_of(node.returns)
     inner = f"self._async.{name}" if "property" in decorators else f"self._async.{name}({call_arguments(node.args)})"
     if name == "__aiter__":
-        return f"    def __iter__(self) -> {result}:\n        return iterate({run}, self._async)\n"
+        ahead = ", ahead=True" if (cls, name) in AHEAD else ""
+        return f"    def __iter__(self) -> {result}:\n        return iterate({run}, self._async{ahead})\n"
     if cls == "AsyncSqlTransaction" and name == "__aenter__":
         return "    def __enter__(self) -> Self:\n        self._run(self._async.__aenter__())\n        return self\n"
     if cls == "AsyncSqlTransaction" and name == "__aexit__":
@@ -223,7 +226,8 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     head = "".join(f"    @{d}\n" for d in decorators) + f"    def {name}({signature}) -> {result}:\n{body_doc}"
     if isinstance(node, ast.AsyncFunctionDef):
         if is_stream(node):
-            return f"{head}        return iterate({run}, {inner})\n"
+            ahead = ", ahead=True" if (cls, name) in AHEAD else ""
+            return f"{head}        return iterate({run}, {inner}{ahead})\n"
         inner = f"{run}({inner})"
     if twin == "AsyncTransaction":
         return f"{head}        return Transaction({inner}, self._run, self)\n"

@@ -274,6 +274,12 @@ def test_streams_keep_memory_bounded_and_end_early(db: Database) -> None:
     stream.close()
     with pytest.raises(TypeMismatch, match="zero"):
         list(db.stream("SELECT 1 / (n - 500) FROM generate_series(1, 1000) n", chunk=10))
+    seen: list[int] = []
+    rows = db.stream("SELECT n, 1 / (n - 500) FROM generate_series(1, 1000) n", chunk=10)
+    with pytest.raises(TypeMismatch, match="zero"):
+        for row in rows:
+            seen.append(row[0])
+    assert seen[:490] == list(range(1, 491))  # what came before it was given
     for chunk in (0, 1.5):
         with pytest.raises(InvalidInput):
             list(db.stream("SELECT 1", chunk=chunk))  # type: ignore[arg-type]  # that is the point

@@ -370,7 +370,7 @@ def test_an_error_after_an_insert_cannot_be_committed(
     def broken(*_: object, **__: object) -> None:
         raise TierError("the disk is gone")
 
-    monkeypatch.setattr("howdah.database.overlay.run.base.read", broken)
+    monkeypatch.setattr("howdah.database.overlay.base.Scan.take", broken)
     with pytest.raises(Error), db.transaction() as tx, pytest.raises(TierError):
         tx.query("INSERT INTO t (id) VALUES (1)")
     monkeypatch.undo()

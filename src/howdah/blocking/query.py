@@ -25,4 +25,4 @@ class Query(Generic[R]):
         return self._run(self._async.first())
 
     def __iter__(self) -> Iterator[R]:
-        return iterate(self._run, self._async)
+        return iterate(self._run, self._async, ahead=True)

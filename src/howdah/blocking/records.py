@@ -91,7 +91,7 @@ class Records:
 
     def scan(self, prefix: str = "", *, where: Where | None = None, order_by: Any = "key") -> Iterator[Entry]:
         """Every match, streamed in order from one snapshot, in bounded memory."""
-        return iterate(self._run, self._async.scan(prefix, where=where, order_by=order_by))
+        return iterate(self._run, self._async.scan(prefix, where=where, order_by=order_by), ahead=True)
 
     def mutate(
         self,

@@ -59,7 +59,9 @@ class Statements:
     ) -> Iterator[Row]:
         """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot."""
         return iterate(
-            self._run, self._async.stream(sql, *params, chunk=chunk, timeout=timeout, tier=tier, as_of=as_of)
+            self._run,
+            self._async.stream(sql, *params, chunk=chunk, timeout=timeout, tier=tier, as_of=as_of),
+            ahead=True,
         )
 
     def copy_in(

@@ -22,6 +22,7 @@ from . import place
 
 PROPERTIES = {
     "write.parquet.compression-codec": "zstd",
+    "write.parquet.row-group-limit": "122880",
     "write.target-file-size-bytes": str(128 * 1024 * 1024),
     "commit.manifest-merge.enabled": "true",
 }
@@ -29,6 +30,11 @@ KEPT = 16
 """Versions of bases that are kept in memory."""
 MANIFESTS = 1000
 """Manifests (lists of files) that are."""
+ROWS, AHEAD, FILES = 16 * 1024, 2, 8 * 1024 * 1024
+"""Rows of a batch, batches that are read ahead, and bytes of files that are read at once: memory stays small, however large a
+base is."""
+TOGETHER = 4 * 1024 * 1024
+"""Bytes of rows that are taken at a time, as they are in memory."""
 _FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
 
 
@@ -44,15 +50,53 @@ class Commit:
     total_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Rows of a base (Arrow; ``None`` when no file could hold any), and what was opened for them."""
+@dataclass(slots=True)
+class Scan:
+    """The rows of a base that may fit a condition: ``take()`` gives the next ones, from a thread, until there are no more.
 
-    rows: Any = None
+    An error for a file that is missing or broken, and for more than ``most`` rows. Files below ``archive`` are cold, the others
+    warm; ``past`` is the id of an older version; if only some ``columns`` matter, others may be missing.
+    """
+
+    metadata: str | None
+    condition: Any = None
+    most: int | None = None
+    past: int | None = None
+    archive: str | None = None
+    tiers: frozenset[str] = frozenset(("warm", "cold"))
+    columns: Sequence[str] | None = None
     files: int = 0
+    """Those that are opened for it, known after the first ``take()``, and their ``bytes``."""
     bytes: int = 0
     skipped: int = 0
     """Files of the archive that could hold more and were not asked for."""
+    rows: int = 0
+    """Those that were taken."""
+    _batches: Iterator[Any] | None = None
+
+    def take(self) -> Any:
+        """The next rows as an Arrow table; ``None`` at the end."""
+        if self.metadata is None:
+            return None
+        import pyarrow as pa
+
+        with told(self.metadata, "a file of the base is missing or cannot be read"):
+            if self._batches is None:
+                names, self.skipped = chosen(self.metadata, self.condition, self.past, self.archive, self.tiers)
+                self.files, self.bytes = len(names), sum(file.file_size_in_bytes for file in names)
+                self._batches = batches(self.metadata, names, self.condition, self.columns) if names else iter(())
+            found: list[Any] = []
+            size = 0
+            for batch in self._batches:
+                self.rows += batch.num_rows
+                size += batch.nbytes
+                if self.most is not None and self.rows > self.most:
+                    raise LimitExceeded(f"more than {self.most:,} rows")
+                if batch.num_rows:
+                    found.append(batch)
+                if size >= TOGETHER:
+                    break
+            return pa.Table.from_batches(found) if found else None
 
 
 def library() -> Any:
@@ -243,36 +287,9 @@ def chosen(
     return found, len(every) - len(found)
 
 
-def read(
-    metadata: str | None,
-    condition: Any,
-    *,
-    most: int | None = None,
-    past: int | None = None,
-    archive: str | None = None,
-    tiers: frozenset[str] = frozenset(("warm", "cold")),
-) -> Found:
-    """The rows of a base that may fit a condition; an error for a file that is missing or broken, and for more than ``most``.
-
-    Files below ``archive`` are cold, the others warm; ``past`` is the id of an older version.
-    """
-    if metadata is None:
-        return Found()
-    with told(metadata, "a file of the base is missing or cannot be read"):
-        names, skipped = chosen(metadata, condition, past, archive, tiers)
-        if not names:
-            return Found(skipped=skipped)
-        found, total = [], 0
-        for batch in batches(metadata, names, condition):
-            total += batch.num_rows
-            if most is not None and total > most:
-                raise LimitExceeded(f"more than {most:,} rows")
-            if batch.num_rows:
-                found.append(batch)
-        import pyarrow as pa
-
-        rows = pa.Table.from_batches(found) if found else None
-    return Found(rows, len(names), sum(file.file_size_in_bytes for file in names), skipped)
+def columns(metadata: str) -> list[str]:
+    """The names of a version's columns."""
+    return list(arrow(metadata).names)
 
 
 def evolved(metadata: str) -> bool:
@@ -290,12 +307,13 @@ def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
 def batches(metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others."""
     if not evolved(metadata):
-        scanner = dataset(metadata, names).scanner(
-            columns=None if columns is None else list(columns),
-            filter=_filtering(metadata, condition),
-            use_threads=len(names) > 1,
-        )
-        yield from scanner.to_batches()
+        test = _filtering(metadata, condition)
+        wanted = None if columns is None else list(columns)
+        for some in _together(names):
+            scanner = dataset(metadata, some).scanner(
+                columns=wanted, filter=test, use_threads=len(some) > 1, batch_size=ROWS, batch_readahead=AHEAD
+            )
+            yield from scanner.to_batches()
         return
     import pyarrow as pa
 
@@ -305,6 +323,20 @@ def batches(metadata: str, names: Sequence[Any], condition: Any, columns: Sequen
     for file in names:  # one by one: it reads all that it is given
         for batch in scan.to_record_batches([ice.table.FileScanTask(file)]):
             yield from pa.Table.from_batches([batch]).cast(arrow(metadata)).to_batches()
+
+
+def _together(names: Sequence[Any]) -> Iterator[list[Any]]:
+    """Files that are read at once: many small ones, or a large one."""
+    some: list[Any] = []
+    size = 0
+    for file in names:
+        if some and size + file.file_size_in_bytes > FILES:
+            yield some
+            some, size = [], 0
+        some.append(file)
+        size += file.file_size_in_bytes
+    if some:
+        yield some
 
 
 def dataset(metadata: str, names: Sequence[Any]) -> Any:

@@ -19,8 +19,8 @@ FORMAT = (
     "SET LOCAL datestyle = 'ISO, MDY'; SET LOCAL timezone = 'UTC'; SET LOCAL intervalstyle = 'postgres';"
     " SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = 'hex'"
 )
-BLOCK, LARGEST = 4 * 1024 * 1024, 2**30
-"""Bytes that are read at once: all of them, so that no row is cut, as far as that goes."""
+BLOCK, LARGEST = 8 * 1024 * 1024, 2**30
+"""Bytes of CSV that are made rows at a time, and at most: one row may be long."""
 XMIN = "howdah xmin"
 
 
@@ -36,9 +36,30 @@ def _csv(rows: Any) -> Iterator[bytes]:
         yield out.getvalue()
 
 
-async def _pieces(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+class _Rows:
+    """The CSV of rows as they come, and how many there were."""
+
+    def __init__(self, tiered: Tiered, rows: AsyncIterator[Any], columns: Sequence[TierColumn]) -> None:
+        self._tiered = tiered
+        self._rows = rows
+        self._names = [c.name for c in columns]
+        self.count = 0
+        self.error: Exception | None = None
+        """Why they ended early: the server says only that they did."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for rows in self._rows:
+                if not set(self._names) <= set(rows.column_names):
+                    raise TierError(
+                        f"{self._tiered.table}: its base has other columns than it has: untier it, then tier it again"
+                    )
+                self.count += rows.num_rows
+                for piece in _csv(rows.select(self._names)):
+                    yield piece
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def bindable(tiered: Tiered) -> str:
@@ -50,9 +71,16 @@ def bindable(tiered: Tiered) -> str:
     )
 
 
-async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = False, whole: bool = True) -> int:
-    """Put base rows where the statement finds them; how many. Before it, the table there is empty. A read-only transaction may
-    write to a temporary table that is there, and make none. ``whole``: whether the rows must have every column."""
+async def bind(
+    session: Session,
+    tiered: Tiered,
+    rows: AsyncIterator[Any] | None,
+    columns: Sequence[TierColumn] | None = None,
+    *,
+    readonly: bool = False,
+) -> int:
+    """Put base rows (Arrow tables) where the statement finds them; how many. Before it, the table there is empty. A read-only
+    transaction may write to a temporary table that is there, and make none. ``columns``: those that count, if not all."""
     if readonly:
         there = await session.query("SELECT to_regclass($1) IS NOT NULL AS there", (tiered.loaded,), None)
         if not there[0]["there"]:
@@ -61,22 +89,23 @@ async def bind(session: Session, tiered: Tiered, rows: Any, *, readonly: bool = 
                 " begin it by transaction(readonly=True)"
             )
     await session.command(f"{'' if readonly else f'{bindable(tiered)}; '}DELETE FROM {tiered.loaded}")
-    if rows is None or not rows.num_rows:
+    if rows is None:
         return 0
-    names = [c.name for c in tiered.columns if c.name in rows.column_names]
-    if whole and len(names) < len(tiered.columns):
-        raise TierError(f"{tiered.table}: its base has other columns than it has: untier it, then tier it again")
+    wanted = tiered.columns if columns is None else columns
+    source = _Rows(tiered, rows, wanted)
     try:
         await session.connection.copy_to_table(
             tiered.loaded.partition(".")[2],
             schema_name="pg_temp",
-            source=_pieces(_csv(rows.select(names))),
-            columns=names,
+            source=source,
+            columns=[c.name for c in wanted],
             format="csv",
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if source.error is not None:
+            raise source.error from None
         raise TierError(f"{tiered.table}: rows of the base cannot be bound: {error}") from error
-    return int(rows.num_rows)
+    return source.count
 
 
 async def take(session: Session, tiered: Tiered, where: str, order: str, limit: int) -> tuple[Any, list[str]]:
@@ -89,31 +118,43 @@ async def take(session: Session, tiered: Tiered, where: str, order: str, limit: 
 async def fetch(session: Session, columns: Sequence[TierColumn], sql: str, more: Sequence[str] = ()) -> Any:
     """The rows of a query as Arrow: ``{columns}`` in it stands for these columns, ``more`` are texts behind them."""
     import pyarrow as pa
-    import pyarrow.csv as csv
 
-    names = [c.name for c in columns]
-    out = io.BytesIO()
+    schema = arrow_schema(pa, columns)
+    for name in more:
+        schema = schema.append(pa.field(name, pa.string()))
+    waiting = bytearray()
+    found = [schema.empty_table()]
+
+    async def arrived(rows: bytes) -> None:
+        waiting.extend(rows)  # the server sends whole rows
+        if len(waiting) >= BLOCK:
+            found.append(await asyncio.to_thread(_read, bytes(waiting), schema))
+            waiting.clear()
+
     await session.command(FORMAT)
     try:
         text = sql.replace("{columns}", selection(columns), 1)
-        await session.connection.copy_from_query(text, output=out, format="csv", force_quote=True)
+        await session.connection.copy_from_query(text, output=arrived, format="csv", force_quote=True)
     except asyncio.CancelledError:
         session.terminate()  # data may still be on its way
         raise
     except (*DRIVER_ERRORS, TimeoutError) as error:
         raise explain(error, sql, session.place) from error
-    out.seek(0)
-    schema = arrow_schema(pa, columns)
-    for name in more:
-        schema = schema.append(pa.field(name, pa.string()))
-    if not out.getbuffer().nbytes:
-        return schema.empty_table()
+    if waiting:
+        found.append(_read(bytes(waiting), schema))
+    return pa.concat_tables(found)
+
+
+def _read(text: bytes, schema: Any) -> Any:
+    """Rows of CSV."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
     try:
         found = csv.read_csv(
-            out,
-            read_options=csv.ReadOptions(
-                column_names=[*names, *more], block_size=min(max(BLOCK, out.getbuffer().nbytes), LARGEST)
-            ),
+            pa.BufferReader(text),
+            # All of it at once, so that no row is cut.
+            read_options=csv.ReadOptions(column_names=schema.names, block_size=min(len(text) + 1, LARGEST)),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
                 column_types={f.name: f.type for f in schema},

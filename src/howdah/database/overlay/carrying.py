@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,16 +206,20 @@ async def _again(session: Session, table: Carried) -> Tiered:
     return replace(found, location=table.location, policy=table.policy, shape=shape)
 
 
+async def _one(rows: Any) -> AsyncIterator[Any]:
+    yield rows
+
+
 async def _based(session: Session, table: Carried, tiered: Tiered) -> None:
     """Let the base that was built count."""
     made = table.made
     if made is None:
         return
     if tiered.uniques:
-        names = uniques.columns(tiered)
-        chunks = _chunks(base.batches(made.metadata, base.files(made.metadata), None, names))
-        while (rows := await asyncio.to_thread(next, chunks, None)) is not None:
-            await bind(session, tiered, rows.select(names), whole=False)
+        columns = [tiered.column(name) for name in uniques.columns(tiered)]
+        scan = base.Scan(made.metadata, columns=[c.name for c in columns])
+        while (rows := await asyncio.to_thread(scan.take)) is not None:
+            await bind(session, tiered, _one(rows), columns)
             await session.command(f"WITH g AS (SELECT * FROM {tiered.loaded}){uniques.put_in(tiered, 'g')} SELECT")
     largest = tiered.rank(table.largest) if tiered.ranked else None
     if largest is not None:

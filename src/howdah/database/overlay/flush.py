@@ -18,7 +18,8 @@ from .columns import arrow_schema, finite, quoted, selection
 from .counting import LOCK, current, named
 from .tiered import Snapshot, Tiered
 
-BATCH = 200_000
+BATCH, BYTES = 200_000, 16 * 1024 * 1024
+"""Rows that move at once, and about how many bytes of text they have: several times as many are in memory."""
 LEASE = 1753
 TRIES = 20
 LONGEST = 60
@@ -98,20 +99,23 @@ async def lease(session: Session, tiered: Tiered) -> AsyncIterator[bool]:
 async def flush(session: Session, tiered: Tiered) -> Flushed:
     """Move every row that has cooled; the caller holds the lease."""
     total = Flushed()
+    text = f"SELECT avg(octet_length(t::text)) FROM (SELECT * FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT 1000) t"
+    width = (await session.query(text, (), None))[0][0]
+    most = BATCH if width is None else max(1, min(BATCH, int(BYTES / width)))
     while True:
-        moved, more = await _batch(session, tiered)
+        moved, more = await _batch(session, tiered, most)
         total += moved
         if not more:
             return total if not total.rows else total + Flushed(tables=1)
 
 
-async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
+async def _batch(session: Session, tiered: Tiered, most: int) -> tuple[Flushed, bool]:
     """One commit of the base and the cut that makes it count; what it moved, and whether there may be more."""
     await session.command("BEGIN ISOLATION LEVEL REPEATABLE READ")
     try:
         snapshot = await current(session, tiered, (tiered.table,))
         order = ", ".join(f"t.{quoted(c)}" for c in tiered.policy["sort_by"] or tiered.key)
-        rows, xmins = await take(session, tiered, eligible(tiered), order, BATCH)
+        rows, xmins = await take(session, tiered, eligible(tiered), order, most)
         dead = await _dead(session, tiered)
     finally:
         if not session.is_closed():
@@ -129,7 +133,7 @@ async def _batch(session: Session, tiered: Tiered) -> tuple[Flushed, bool]:
             if getattr(error, "sqlstate", "") != "55P03" or attempt == TRIES - 1:  # lock_timeout
                 raise
             await asyncio.sleep(0.02 * (attempt + 1))
-    return Flushed(0, moved, made.files, made.bytes, made.snapshot), rows.num_rows == BATCH and moved > 0
+    return Flushed(0, moved, made.files, made.bytes, made.snapshot), rows.num_rows == most and moved > 0
 
 
 async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> base.Commit:

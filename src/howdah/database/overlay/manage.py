@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -295,15 +296,23 @@ async def untier(session: Session, tiered: Tiered) -> int:
             f" SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
         )
         before = await current(session, tiered, (tiered.table,), strict=False)
-        found = await asyncio.to_thread(base.read, before.metadata, None)
+        there = () if before.metadata is None else await asyncio.to_thread(base.columns, before.metadata)
         # Columns that somebody has added past Howdah get their defaults.
-        among = None if found.rows is None else found.rows.column_names
-        await bind(session, tiered, found.rows, whole=False)
+        among = [c for c in tiered.columns if c.name in there]
+        rows = None if before.metadata is None else _every(before.metadata)
+        await bind(session, tiered, rows, among)
         live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
-        await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=among)
+        await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=[c.name for c in among])
         for statement in objects.drop(tiered):
             await session.command(statement)
     return int(live[0][0])
+
+
+async def _every(metadata: str) -> AsyncIterator[Any]:
+    """All rows of a base."""
+    scan = base.Scan(metadata)
+    while (rows := await asyncio.to_thread(scan.take)) is not None:
+        yield rows
 
 
 async def status(session: Session, tiered: Tiered) -> TierStatus:

@@ -80,6 +80,7 @@ class _Planner(Reader):
             raise unsupported("tier= or as_of= for a statement that writes")
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
         made.views = self._views
+        made.columns = None if self._columns is None else frozenset(self._columns)
         made.also = self._also
         made.functions = frozenset(self._functions)
         return made

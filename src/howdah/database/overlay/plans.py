@@ -79,6 +79,8 @@ class Plan:
     lookup_params: tuple[int, ...] = ()
     noting: str | None = None
     """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
+    columns: frozenset[str] | None = None
+    """The names of the columns that a read may mean; ``None`` where that may be all."""
     summary: Summary | None = None
     """How base rows may be summed up where they are."""
     functions: frozenset[str] = frozenset()

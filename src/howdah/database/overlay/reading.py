@@ -16,7 +16,7 @@ from .columns import quoted
 from .filters import Condition, by_server
 from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
-from .tree import column_of, comparison, condition, conjuncts, fields, null_test, range_vars, walk
+from .tree import column_of, columns_named, comparison, condition, conjuncts, fields, null_test, range_vars, walk
 
 _FROM = {
     ("SelectStmt", "from_clause"),
@@ -73,6 +73,7 @@ class Reader:
         self._mentioned: Counter[int] = Counter()
         self._also: list[tuple[Tiered, Promotion]] = []
         self._functions: set[str] = set()
+        self._columns: set[str] | None = set()
 
     def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -87,7 +88,9 @@ class Reader:
         return found
 
     def _named(self, tree: Any) -> None:
-        """Note how each tiered table is called in a tree."""
+        """Note how each tiered table is called in a tree, and what its columns could be called."""
+        found = columns_named(tree)
+        self._columns = None if found is None or self._columns is None else self._columns | found
         for relation in range_vars(tree):
             tiered = self._known.table(relation.schemaname, relation.relname)
             if tiered is not None:

@@ -26,12 +26,12 @@ from ..session import Session
 from . import base, filters, partials, uniques
 from .altering import altered, dropped, emptied
 from .binding import bind
-from .columns import quoted, selection
+from .columns import TierColumn, quoted, selection
 from .counting import LOCK, Stale, current, locked
 from .plans import Plan, Promotion, Summary
 from .tiered import Snapshot, Tiered
 
-F = TypeVar("F", base.Found, partials.Summed)
+T = TypeVar("T")
 MOST = 2_000_000
 """Base rows that one statement may bind."""
 PROMOTED = 100_000
@@ -65,12 +65,31 @@ class Call:
     reading: Reading = field(default_factory=Reading)
     began: float = field(default_factory=time.monotonic)
 
-    async def fetch(self, tiered: Tiered, snapshot: Snapshot, condition: Any, **how: Any) -> base.Found:
-        """Rows of a base."""
-        work = partial(base.read, snapshot.metadata, condition, archive=snapshot.archive, **how)
-        return self.told(await self.within(tiered, work))
+    async def bind(
+        self,
+        session: Session,
+        tiered: Tiered,
+        snapshot: Snapshot,
+        condition: Any,
+        columns: Sequence[TierColumn] | None = None,
+        **how: Any,
+    ) -> int:
+        """Bind the base rows that may fit a condition, as they come; how many."""
+        names = None if columns is None else [c.name for c in columns]
+        scan = base.Scan(snapshot.metadata, condition, archive=snapshot.archive, columns=names, **how)
+        first = await self.within(tiered, scan.take)
+        self.told(scan)
+        if scan.skipped:
+            self.reading.skipped |= EVERY - scan.tiers
+        rows = None if first is None else self._taken(tiered, scan, first)
+        return await bind(session, tiered, rows, columns, readonly=self.readonly)
 
-    async def within(self, tiered: Tiered, work: Callable[[], F]) -> F:
+    async def _taken(self, tiered: Tiered, scan: base.Scan, rows: Any) -> AsyncIterator[Any]:
+        while rows is not None:
+            yield rows
+            rows = await self.within(tiered, scan.take)
+
+    async def within(self, tiered: Tiered, work: Callable[[], T]) -> T:
         """Read a base, within the time that is left."""
         left = None if self.timeout is None else self.timeout - (time.monotonic() - self.began)
         try:
@@ -85,11 +104,10 @@ class Call:
             ) from None
         return found
 
-    def told(self, found: F) -> F:
+    def told(self, found: base.Scan | partials.Summed) -> None:
         """Say that what was read is used."""
         self.reading.files += found.files
         self.reading.bytes += found.bytes
-        return found
 
 
 async def run(session: Session, plan: Plan, call: Call) -> Rows:
@@ -249,10 +267,10 @@ async def _bound(
         call.reading.skipped |= {"hot"} if hot[0][0] else set()
     past = None if plan.mode != "past" else await past_of(session, tiered, call.as_of)
     tiers = frozenset(ASKED[plan.mode]) if plan.kind == "read" else EVERY
-    got = await call.fetch(tiered, snapshot, condition, most=MOST, past=past, tiers=tiers)
-    if got.skipped:
-        call.reading.skipped |= EVERY - tiers
-    return await bind(session, tiered, got.rows, readonly=call.readonly)
+    columns = None
+    if plan.kind == "read" and plan.columns is not None:
+        columns = [c for c in tiered.columns if c.name in plan.columns or c.name in tiered.key]
+    return await call.bind(session, tiered, snapshot, condition, columns, most=MOST, past=past, tiers=tiers)
 
 
 async def _summed(
@@ -395,8 +413,7 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
             keys += await _keys(session, tiered, uniques.clashing(tiered, unique, tiered.probe))
         await session.command(f"DROP TABLE {tiered.probe}")
         if keys:
-            found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys))
-            if await bind(session, tiered, found.rows):
+            if await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
     rows = await session.query(await _noted(session, plan, tiered), call.params, None)
     await _check_new(session, tiered, snapshot, call)
@@ -444,8 +461,7 @@ async def _check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call:
     largest = snapshot.max_key
     if largest is not None and tiered.ranked and all(tiered.rank(k[0]) > largest for k in keys):
         return
-    found = await call.fetch(tiered, snapshot, filters.keys_in(tiered, keys)) if keys else None
-    if found is None or not await bind(session, tiered, found.rows):
+    if not keys or not await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
         return
     # Whoever deletes such a row at this moment is waited for, and so is asked who did since this snapshot was taken.
     taken = await session.query(

@@ -45,6 +45,28 @@ def fields(message: Any) -> Iterator[tuple[str, Any]]:
             yield descriptor.name, item
 
 
+def columns_named(tree: Any) -> set[str] | None:
+    """The names of columns that a tree could mean; ``None`` where that may be all: by a star, a row as one value, a natural join
+    or other names."""
+    names: set[str] = set()
+    tables: set[str] = set()
+    for message in walk(tree):
+        kind = type(message).__name__
+        if kind == "A_Star" or (kind == "JoinExpr" and message.is_natural):
+            return None
+        if kind in ("RangeVar", "JoinExpr") and message.HasField("alias"):
+            if message.alias.colnames:
+                return None
+            tables.add(message.alias.aliasname)
+        if kind == "RangeVar":
+            tables.add(message.relname)
+        elif kind == "JoinExpr":
+            names.update(n.string.sval for n in message.using_clause)
+        elif kind == "ColumnRef":
+            names.add(message.fields[-1].string.sval)
+    return None if names & tables else names
+
+
 def range_vars(message: Any) -> Iterator[Any]:
     if type(message).__name__ == "RangeVar":
         yield message
