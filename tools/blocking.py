@@ -33,6 +33,8 @@ SOURCES = {
 }
 WAITING = {"AsyncBlobs", "AsyncBlob", "AsyncCorpus", "AsyncCollections"}
 BY_HAND = {"AsyncTransaction"}
+LATE = {"AsyncDatabase"}
+"""Classes whose modules take long to import, which few callers need."""
 AHEAD = {("AsyncQuery", "__aiter__"), ("AsyncRecords", "scan"), ("AsyncStatements", "stream")}
 """Iterators over rows, which may be fetched a little ahead."""
 INTERNAL = {
@@ -232,7 +234,8 @@ def method(cls: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None
     if twin == "AsyncTransaction":
         return f"{head}        return Transaction({inner}, self._run, self)\n"
     if twin:
-        return f"{head}        return {rename(twin)}({inner}, self._run)\n"
+        late = f"        from .{CLASSES[twin]} import {rename(twin)}\n\n" if twin in LATE else ""
+        return f"{head}{late}        return {rename(twin)}({inner}, self._run)\n"
     if result == "Claim | None":
         return f"{head}        found = {inner}\n        return None if found is None else Claim(found, self._run)\n"
     if result == "list[Claim]":
@@ -339,7 +342,11 @@ def module_text(module: str, source: str) -> str:
     lines += [
         f"from ..{source.replace('/', '.')} import {name}" for name in sorted(own) if re.search(rf"\b{name}\b", body)
     ]
-    lines += [f"from .{m} import {rename(c)}" for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
+    others = [(c, m) for c, m in sorted(CLASSES.items()) if m != module and c not in BY_HAND]
+    lines += [f"from .{m} import {rename(c)}" for c, m in others if c not in LATE]
+    late = [
+        f"    from .{m} import {rename(c)}" for c, m in others if c in LATE and re.search(rf"\b{rename(c)}\b", body)
+    ]
     for mixin in sorted({m for c in classes for m in mixin_sources(c).values()}):
         lines += imports(ast.parse((PACKAGE / f"{mixin}.py").read_text()), mixin)
     lines += ["from ..events import Listener", "from .subscription import subscribed, waited"]
@@ -360,6 +367,7 @@ def module_text(module: str, source: str) -> str:
             "from ..values import check_retries",
             "from ..engines.base import innermost",
         ]
+    lines += ["from typing import TYPE_CHECKING", "if TYPE_CHECKING:", *late] if late else []
     return "\n".join(lines) + "\n\n\n" + body
 
 

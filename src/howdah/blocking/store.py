@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..corpus.chunking import Chunking
 from ..engines.base import Capabilities, Status, innermost
@@ -20,7 +20,6 @@ from ..stores.limiter import Permit
 from ..values import check_retries
 from .blobs import Blobs
 from .corpus import Corpus
-from .database import Database
 from .keyed import Keyed
 from .kv import KV
 from .limiter import Limiter
@@ -31,6 +30,9 @@ from .secrets import Secrets
 from .table import Table
 from .transaction import Transaction
 from .vectors import Vectors
+
+if TYPE_CHECKING:
+    from .database import Database
 
 
 class Store:
@@ -228,6 +230,8 @@ class Store:
     @property
     def database(self) -> Database:
         """Plain SQL on the store's Postgres, over connections of its own; ``Unsupported`` on other engines."""
+        from .database import Database
+
         return Database(self._async.database, self._run)
 
     def scoped(self, prefix: str) -> Store:

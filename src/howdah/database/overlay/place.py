@@ -15,6 +15,9 @@ from ...errors import InvalidInput, TierError
 CONNECT, REQUEST = 5, 30
 """Seconds until a bucket that does not answer is an error."""
 PROBE = ".howdah"
+SYNCED = 10_000
+"""Files that are known to be durable."""
+_synced: set[tuple[str, int, int, int]] = set()
 
 
 def recorded(location: object) -> str:
@@ -144,10 +147,15 @@ def sync(location: str, began: float | None = None) -> None:
     for folder, _, names in os.walk(location):
         for name in (*names, "."):
             place = os.path.join(folder, name)
-            if name != "." and os.stat(place).st_mtime < since:
+            written = os.stat(place)
+            this = (place, written.st_ino, written.st_mtime_ns, written.st_size)
+            if name != "." and (written.st_mtime < since or this in _synced):
                 continue
             number = os.open(place, os.O_RDONLY)
             try:
                 os.fsync(number)
             finally:
                 os.close(number)
+            if len(_synced) == SYNCED:
+                _synced.clear()
+            _synced.add(this)

@@ -44,8 +44,13 @@ SELECT current_setting('TimeZone') !~ ',' AND NOT EXISTS (SELECT 1 FROM d WHERE 
   WHERE off <> next AND extract(timezone FROM q) <> extract(timezone FROM q + interval '899.999999 seconds'))
 """
 """Whether the session's time zone, one with a name, has the same offset in all of any quarter of an hour, and a multiple of one."""
-_OURS = "SELECT (SELECT s FROM unnest(current_schemas(true)) s WHERE s !~ '^pg_temp' LIMIT 1) = 'pg_catalog'"
-"""Whether functions and operators are Postgres' own before anybody else's."""
+_even: dict[str, bool] = {}
+"""What is known of zones by their names."""
+_OURS = (
+    "SELECT (SELECT s FROM unnest(current_schemas(true)) s WHERE s !~ '^pg_temp' LIMIT 1) = 'pg_catalog',"
+    " current_setting('TimeZone')"
+)
+"""Whether functions and operators are Postgres' own before anybody else's, and the session's time zone."""
 _ALONE = ("truncate", "drop", "alter")
 """Statements that have a table for themselves."""
 EVERY = frozenset(("warm", "cold"))
@@ -281,7 +286,8 @@ async def _summed(
     tiered = summary.tiered
     if snapshot.metadata is None or len(call.params) != summary.given:
         return None
-    if not (await session.query(_OURS, (), None))[0][0]:
+    ours, zone = tuple((await session.query(_OURS, (), None))[0])
+    if not ours:
         return None
     known = await worked_out(session, filters.expressions([summary.conditions]))
     if not filters.says_all(tiered, summary.conditions, call.params, known):
@@ -289,7 +295,9 @@ async def _summed(
     condition = filters.expression(tiered, summary.conditions, call.params, known)
     groups = summary.groups
     if any(minutes > 1 and tiered.column(name).type == "timestamptz" for name, minutes in groups):
-        if not (await session.query(_EVEN, (), None))[0][0]:
+        if zone not in _even:
+            _even[zone] = (await session.query(_EVEN, (), None))[0][0]
+        if not _even[zone]:
             groups = tuple((name, 0) for name, _ in groups)
     keys = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow} LIMIT {PROMOTED + 1}"
     dead = [tuple(row) for row in await session.query(keys, (), None)]
