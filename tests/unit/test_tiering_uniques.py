@@ -5,10 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from howdah import Database, SerializationFailure, TierError, TieringRefused, UniqueViolation, Unsupported
+from howdah import (
+    Database,
+    ForeignKeyViolation,
+    InvalidInput,
+    SerializationFailure,
+    TierError,
+    TieringRefused,
+    UniqueViolation,
+    Unsupported,
+)
 
 SHAPE = "(id bigint PRIMARY KEY, ts timestamptz DEFAULT '2024-01-01', mail text UNIQUE, a int, b varchar(9), n int, UNIQUE (a, b))"
 
@@ -221,3 +231,43 @@ def test_odd_constraints(database_url: str, tmp_path: Path) -> None:
             db.execute('ALTER TABLE r ALTER COLUMN "Odd" TYPE char(4) COLLATE "C"')
         db.flush()
         assert db.untier("r") == 2
+
+
+def test_foreign_keys_that_see_hot_rows_only(database_url: str, tmp_path: Path) -> None:
+    policy: dict[str, Any] = {"hot_for": 0, "time_column": "ts", "foreign_keys": "hot only"}
+    with Database.open(database_url) as db:
+        db.execute("""
+            CREATE TABLE users (id int PRIMARY KEY);
+            CREATE TABLE events (id int PRIMARY KEY, ts timestamptz, who int REFERENCES users ON DELETE CASCADE);
+            CREATE TABLE notes (event int REFERENCES events ON DELETE CASCADE, text text);
+            INSERT INTO users VALUES (1), (2); INSERT INTO events VALUES (1, '2024-01-01', 1), (2, '2024-01-01', 2);
+            INSERT INTO notes VALUES (1, 'one'), (2, 'two')
+        """)
+        with pytest.raises(TieringRefused, match="say foreign_keys='hot only'"):
+            db.tier("events", location=tmp_path / "base", hot_for=0, time_column="ts")
+        with pytest.raises(InvalidInput, match="foreign_keys"):
+            db.tier("events", location=tmp_path / "base", foreign_keys="none")  # type: ignore[arg-type]  # on purpose
+        db.tier("events", location=tmp_path / "base", **policy)
+        assert db.flush().rows == 2
+        assert db.query("SELECT count(*) FROM notes")[0][0] == 2  # moving is no deleting
+        with pytest.raises(ForeignKeyViolation):
+            db.query("INSERT INTO events VALUES (3, now(), 77)")
+        with pytest.raises(ForeignKeyViolation):
+            db.query("INSERT INTO notes VALUES (2, 'its event is not hot')")
+        db.query("INSERT INTO events VALUES (3, now(), 1)")
+        db.query("INSERT INTO notes VALUES (3, 'three')")
+        db.query("DELETE FROM users WHERE id = 1")  # takes the hot event along, and its note
+        shown = "SELECT e.id, who, text FROM events e LEFT JOIN notes n ON n.event = e.id ORDER BY 1"
+        assert [tuple(r) for r in db.query(shown)] == [(1, 1, "one"), (2, 2, "two")]
+        db.query("DELETE FROM events WHERE id = 2")  # comes back first, so that its note goes
+        assert [r["text"] for r in db.query("SELECT text FROM notes")] == ["one"]
+        with pytest.raises(TieringRefused, match="foreign key"):
+            db.tier("events", location=tmp_path / "base", hot_for=0, time_column="ts")
+        assert (
+            db.query(
+                "CALL howdah.tier('events', location => $1, hot_for => 5, time_column => 'ts', foreign_keys => 'hot only')",
+                str(tmp_path / "base"),
+            )
+            == []
+        )
+        assert db.untier("events") == 1

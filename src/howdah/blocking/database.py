@@ -67,6 +67,7 @@ class Database(Statements):
         archive_after: float | timedelta | None = None,
         archive_location: str | os.PathLike[str] | None = None,
         allow_hot_only: bool = False,
+        foreign_keys: Literal["hot only"] | None = None,
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
@@ -77,7 +78,8 @@ class Database(Statements):
         ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
         seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
-        alone. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
+        row on object storage, so that a key there cannot be referred to anew, and a cascade leaves such rows. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         return self._run(
             self._async.tier(
@@ -92,6 +94,7 @@ class Database(Statements):
                 archive_after=archive_after,
                 archive_location=archive_location,
                 allow_hot_only=allow_hot_only,
+                foreign_keys=foreign_keys,
             )
         )
 

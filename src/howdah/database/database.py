@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import asyncpg
 
@@ -324,6 +324,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         archive_after: float | timedelta | None = None,
         archive_location: str | os.PathLike[str] | None = None,
         allow_hot_only: bool = False,
+        foreign_keys: Literal["hot only"] | None = None,
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
@@ -334,7 +335,8 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
         seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
-        alone. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
+        row on object storage, so that a key there cannot be referred to anew, and a cascade leaves such rows. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         policy = policy_of(
             hot_for=hot_for,
@@ -346,6 +348,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             archive_after=archive_after,
             archive_location=archive_location,
             allow_hot_only=allow_hot_only,
+            foreign_keys=foreign_keys,
         )
         async with self._using() as session:
             await tier(session, table, location, policy)

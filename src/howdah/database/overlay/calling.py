@@ -13,7 +13,7 @@ from .tree import expression_text, parsed
 _NAMES = {
     "tier": (
         *("table", "location", "hot_for", "flush_rows", "flush_every", "time_column", "partition_by", "sort_by"),
-        *("archive_after", "archive_location", "allow_hot_only"),
+        *("archive_after", "archive_location", "allow_hot_only", "foreign_keys"),
     ),
     "untier": ("table",),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -163,10 +163,13 @@ def policy_of(
     archive_after: float | timedelta | None,
     archive_location: Any,
     allow_hot_only: bool,
+    foreign_keys: str | None,
 ) -> dict[str, Any]:
     """A checked policy, as ``howdah.tiers`` has it."""
     if type(allow_hot_only) is not bool:
         raise InvalidInput(f"allow_hot_only={allow_hot_only!r:.40}: expected True or False")
+    if foreign_keys not in (None, "hot only"):
+        raise InvalidInput(f"foreign_keys={foreign_keys!r:.40}: expected None or 'hot only'")
     if type(flush_rows) is not int or flush_rows < 1:
         raise InvalidInput(f"flush_rows={flush_rows!r}: expected an integer >= 1")
     if (archive_after is None) != (archive_location is None):
@@ -189,6 +192,7 @@ def policy_of(
         "archive_after": None if archive_after is None else seconds(archive_after, "archive_after", zero=True),
         "archive_location": None if archive_location is None else place.recorded(archive_location),
         "allow_hot_only": allow_hot_only,
+        "foreign_keys": foreign_keys,
     }
 
 
@@ -213,6 +217,7 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         if known:
             _changed(table, where, policy, known[0]["location"], known[0]["policy"])
             objects.check_shape(tiered, policy)
+            await _check_all(session, tiered, _foreign(policy))
             if policy["archive_location"] != known[0]["policy"]["archive_location"]:
                 await _check_places(session, oid, where, policy, new=False)
             await session.query("UPDATE howdah.tiers SET policy = $2 WHERE rel = $1::oid", (oid, policy), None)
@@ -264,10 +269,18 @@ async def _check_places(session: Session, oid: int, where: str, policy: dict[str
         await asyncio.to_thread(place.check, one)
 
 
-async def _check(session: Session, tiered: Tiered, policy: dict[str, Any]) -> None:
-    for sql, why in objects.CHECKS:
+def _foreign(policy: dict[str, Any]) -> Sequence[tuple[str, str]]:
+    return objects.FOREIGN_KEYS if policy["foreign_keys"] is None else ()
+
+
+async def _check_all(session: Session, tiered: Tiered, checks: Sequence[tuple[str, str]]) -> None:
+    for sql, why in checks:
         if await session.query(sql, (tiered.oid,), None):
             raise TieringRefused(f"{tiered.table}: {why}")
+
+
+async def _check(session: Session, tiered: Tiered, policy: dict[str, Any]) -> None:
+    await _check_all(session, tiered, (*objects.CHECKS, *_foreign(policy)))
     objects.check_shape(tiered, policy)
     if policy["sort_by"]:
         order = ", ".join(map(quoted, policy["sort_by"]))

@@ -47,13 +47,16 @@ CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel t
 """
 
 LEAST = -(2**63)
+FOREIGN_KEYS = (
+    ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'f'", "it has a foreign key, whose actions see hot rows"
+     " only: say foreign_keys='hot only' if that will do"),
+    ("SELECT 1 FROM pg_constraint WHERE confrelid = $1::oid AND contype = 'f'", "a foreign key refers to it, whose checks see hot"
+     " rows only: say foreign_keys='hot only' if that will do"),
+)  # fmt: skip
 CHECKS = (
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relkind <> 'r'", "it is no ordinary table"),
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relpersistence <> 'p'", "it is temporary or unlogged"),
     ("SELECT 1 FROM pg_inherits WHERE inhrelid = $1::oid OR inhparent = $1::oid", "it has a parent, children or partitions"),
-    ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'f'", "it has a foreign key: checks see hot rows only"),
-    ("SELECT 1 FROM pg_constraint WHERE confrelid = $1::oid AND contype = 'f'", "a foreign key refers to it: its checks and"
-     " actions see hot rows only"),
     ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'x'", "it has an exclusion constraint, which the base"
      " cannot be asked about"),
     *uniques.CHECKS,
