@@ -219,6 +219,10 @@ def test_tiers_and_flush(servers: Any, home: Path) -> None:
         assert told(howdah(home, "tiers", "--store", url, "--json"))[0]["due_rows"] == 30
         assert howdah(home, "flush", "events", "--store", url).stdout == "30 rows moved; tables: 1, new files: 1\n"
         assert "events" in howdah(home, "tiers", "--store", url).stdout
+        db.execute("CREATE TABLE notes (id int PRIMARY KEY, ts date); INSERT INTO notes VALUES (1, '2024-01-01')")
+        db.execute("COMMENT ON TABLE notes IS 'howdah.tier(hot_for => 0, time_column => ''ts'')'")
+        assert told(howdah(home, "flush", "--location", "bases", "--store", url, "--json"))["rows"] == 1
+        assert (home / "bases" / "public.notes").is_dir()
         db.query("INSERT INTO events VALUES (31, '2024-01-01')")
         watcher = subprocess.Popen(
             [sys.executable, "-m", "howdah.cli.main", "flush", "--watch", "--json", "--store", url],

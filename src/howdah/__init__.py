@@ -88,6 +88,9 @@ if TYPE_CHECKING:
     from .database.database import (
         AsyncDatabase as AsyncDatabase,
     )
+    from .database.overlay.adopting import (
+        Tiering as Tiering,
+    )
     from .database.rows import (
         Rows as Rows,
     )
@@ -278,6 +281,7 @@ _WHERE: Final = {
     "blocking.database": "Database",
     "blocking.sql_transaction": "SqlTransaction",
     "database.database": "AsyncDatabase",
+    "database.overlay.adopting": "Tiering",
     "database.rows": "Rows",
     "database.transaction": "AsyncSqlTransaction",
     "errors": "Ambiguous BackendError CheckViolation ClaimLost Closed Conflict Corrupt DimensionMismatch DuplicateKey EmbeddingMismatch"

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from ..database.database import PATIENCE, AsyncDatabase, T
+from ..database.overlay.adopting import Tiering
 from ..database.overlay.flush import Flushed
 from ..database.overlay.manage import (
     TierSnapshot,
@@ -242,16 +243,24 @@ class Database(Statements):
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
+        tiering: Tiering | None = None,
     ) -> Self:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
         ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
-        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says.
+        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says; ``tiering``
+        has policies for many tables.
         """
         return cls(
             AsyncDatabase.open(
-                url, timeout=timeout, pool_size=pool_size, extensions=extensions, on_notice=on_notice, flusher=flusher
+                url,
+                timeout=timeout,
+                pool_size=pool_size,
+                extensions=extensions,
+                on_notice=on_notice,
+                flusher=flusher,
+                tiering=tiering,
             ),
             Portal(),
         )

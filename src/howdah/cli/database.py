@@ -15,6 +15,7 @@ from .output import emit_json, out, table as shown_table
 
 if TYPE_CHECKING:
     from ..blocking.database import Database
+    from ..database.overlay.adopting import Tiering
     from ..database.overlay.flush import Flushed
 
 
@@ -51,25 +52,35 @@ def tiers(store: StoreOption = None, json: JsonOption = False) -> None:
 def flush(
     table: Annotated[str | None, typer.Argument(metavar="TABLE", help="One table; all, if left out.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until stopped, as each table's policy says.")] = False,
+    location: Annotated[
+        str | None, typer.Option(help="Tier the tables whose comment has howdah.tier(…), each below this place.")
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Move rows that have cooled to object storage."""
     if watch and table is not None:
         raise InvalidInput("--watch looks after every tiered table: leave TABLE out")
-    done = _watch(store) if watch else _flush(store, table)
+    tiering = None if location is None else _commented(location)
+    done = _watch(store, tiering) if watch else _flush(store, table, tiering)
     if json:
         emit_json(asdict(done))
     else:
         out.print(f"{done.rows:,} rows moved; tables: {done.tables:,}, new files: {done.files:,}")
 
 
-def _flush(store: str | None, table: str | None) -> Flushed:
-    with _database(store) as database:
+def _commented(location: str) -> Tiering:
+    from ..database.overlay.adopting import Tiering
+
+    return Tiering(location=location)
+
+
+def _flush(store: str | None, table: str | None, tiering: Tiering | None) -> Flushed:
+    with _database(store, tiering=tiering) as database:
         return database.flush(table)
 
 
-def _watch(store: str | None) -> Flushed:
+def _watch(store: str | None, tiering: Tiering | None) -> Flushed:
     ended = threading.Event()
 
     def stop(*_: Any) -> None:
@@ -77,7 +88,7 @@ def _watch(store: str | None) -> Flushed:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with _database(store, flusher=True) as database:
+    with _database(store, flusher=True, tiering=tiering) as database:
         database.start()
         ended.wait()
         return database.flushed

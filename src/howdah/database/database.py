@@ -19,6 +19,7 @@ from ..values import check_retries, check_text, seconds
 from .backup import load, save
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
+from .overlay.adopting import Adopting, Tiering
 from .overlay.analytics import analyze
 from .overlay.calling import Called
 from .overlay.counting import Stale
@@ -51,6 +52,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
+        tiering: Tiering | None = None,
         lent: bool = False,
     ) -> None:
         if type(pool_size) is not int or pool_size < 1:
@@ -66,6 +68,9 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         self._extensions = tuple(extensions)
         self._on_notice = on_notice
         self._flusher = Flusher(self._flushing) if flusher else None
+        if tiering is not None and not isinstance(tiering, Tiering):
+            raise InvalidInput(f"tiering={tiering!r:.60}: expected howdah.Tiering(location=…)")
+        self._adopting = None if tiering is None else Adopting(tiering)
         self._mover: Session | None = None
         self._starting: asyncio.Lock | None = None
         self._server: Server | None = None
@@ -85,12 +90,14 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         extensions: tuple[str, ...] = ("vector",),
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
+        tiering: Tiering | None = None,
     ) -> AsyncDatabase:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
         ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
-        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says.
+        ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says; ``tiering``
+        has policies for many tables.
         """
         from .opening import finder
 
@@ -101,6 +108,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             extensions=extensions,
             on_notice=on_notice,
             flusher=flusher,
+            tiering=tiering,
         )
 
     def __repr__(self) -> str:
@@ -139,7 +147,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
                 await self._extend(server)
                 session = await pool.acquire()
                 try:
-                    await self._tiers.load(session)
+                    await self._look(session)
                 finally:
                     pool.release(session)
                 if self.closed:
@@ -154,13 +162,19 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             if self._flusher is not None:
                 self._flusher.start()
 
+    async def _look(self, session: Session) -> None:
+        """See which tables are tiered, and to those that are to be."""
+        if self._adopting is not None:
+            await self._adopting.look(session)
+        await self._tiers.load(session)
+
     async def _flushing(self, tidy: bool) -> Flushed:
         """Flush what is due, and look after the other tables, too, if wanted."""
         assert self._server is not None
         if self._mover is None or self._mover.is_closed():
             self._mover = await self._connect(self._server)
         session = self._mover
-        await self._tiers.load(session)
+        await self._look(session)
         due = [t for t in self._tiers.each() if await is_due(session, t)]
         done = await flushed(session, due)
         if tidy:
@@ -370,7 +384,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
     async def flush(self, table: str | None = None) -> Flushed:
         """Move what has cooled, of one table or all; nothing of a table that another process flushes at this moment."""
         async with self._using() as session:
-            await self._tiers.load(session)
+            await self._look(session)
             return await flushed(session, self._tiers.each() if table is None else [self._tiers.one(table)])
 
     async def tiers(self) -> list[TierStatus]:
@@ -452,7 +466,7 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         """Flush the tables whose policy says so, then write everything in memory to the server's files. Never needed for
         durability: a commit is on disk already."""
         async with self._using() as session:
-            await self._tiers.load(session)
+            await self._look(session)
             moved = await flushed(session, [t for t in self._tiers.each() if await is_due(session, t)])
             await session.command("CHECKPOINT")
             rows = await session.query("SELECT pg_current_wal_lsn()::text AS lsn", (), None)
