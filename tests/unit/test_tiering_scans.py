@@ -133,3 +133,6 @@ def test_rows_come_in_pieces_and_what_fails_between_them_is_told(
     monkeypatch.undo()
     assert db.untier("t") == 200
     same(db)
+    db.tier("t", location=tmp_path / "other", hot_for=0, time_column="ts")
+    assert db.untier("t") == 0  # there was no base yet
+    same(db)

@@ -223,6 +223,17 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             await self._tiers.load(session)
         return isinstance(error, Stale) or self._tiers.plan(sql) is not None
 
+    def _at_once(self) -> Session | None:
+        """A session that nobody uses and that has kept up with changes of shapes."""
+        session: Session | None = self._pool.free() if self._state == "open" and self._pool is not None else None
+        if session is None:
+            return None
+        if session.epoch != self._epoch:
+            self._pool.release(session)  # type: ignore[union-attr]  # it gave it
+            return None
+        self._calls += 1
+        return session
+
     async def _acquire(self) -> Session:
         if self._state != "open":
             await self.start()
@@ -245,7 +256,8 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         return session
 
     async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
-        session = await self._acquire()  # without a context manager: this is what is called most
+        # Without a context manager: this is what is called most.
+        session = self._at_once() or await self._acquire()
         session.heed(text)
         try:
             return await session.query(text, params, limit)

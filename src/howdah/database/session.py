@@ -117,7 +117,10 @@ class Session:
         """Run one statement, or without parameters several, of which the last gives the rows."""
         began = time.perf_counter()
         try:
-            statement = await self._prepared(sql, timeout)
+            if (statement := self._statements.get(sql)) is None:
+                statement = await self._prepared(sql, timeout)
+            else:
+                self._statements.move_to_end(sql)
             try:
                 rows = await statement.fetch(*params, timeout=timeout)
             except STALE:

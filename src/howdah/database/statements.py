@@ -42,6 +42,13 @@ def _checked(sql: str) -> str:
     return check_text(sql, "the statement")
 
 
+@lru_cache(1000)
+def _read(sql: str) -> tuple[str, Called | None]:
+    """A statement's text, and the call of ours that it is."""
+    text = check_sql(sql)
+    return text, called(text)
+
+
 def _mode(tier: object, as_of: object) -> str:
     """The planner's word for the tiers that are asked for."""
     if check_as_of(as_of) is not None:
@@ -89,10 +96,10 @@ class AsyncStatements:
         of a moment or snapshot. Raises a ``QueryError`` with SQLSTATE and position, ``QueryTimeout``, or ``InvalidInput``
         for parameters that do not fit.
         """
-        text = check_sql(sql)
+        text, call = _read(sql) if isinstance(sql, str) else (check_sql(sql), None)
         limit = self._timeout if timeout is None else seconds(timeout, "timeout")
         mode = "" if tier is None and as_of is None else _mode(tier, as_of)
-        if (call := called(text)) is not None:
+        if call is not None:
             if exact or mode or timeout is not None:
                 raise InvalidInput(f"CALL howdah.{call.method} takes no timeout=, tier=, as_of= or exact=")
             await self._call(call, params)
@@ -101,7 +108,8 @@ class AsyncStatements:
             await self._refreshed()
         for again in (False, True):
             try:
-                plan = await self._planned(text, mode) if mode or not self._plain else None
+                known = not mode and (self._plain or self._tiers.untouched(text))
+                plan = None if known else await self._planned(text, mode)
                 if plan is None:
                     return await (self._exactly(text, params, limit) if exact else self._run(text, params, limit))
                 if exact:

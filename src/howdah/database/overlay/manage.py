@@ -26,6 +26,7 @@ from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
 
 log = logging.getLogger("howdah")
 KEPT = 2000
+_UNKNOWN: Any = object()
 NAMED = (
     "SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name FROM pg_class c"
     " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)"
@@ -91,6 +92,10 @@ class Tiers:
         if len(self._plans) > KEPT:
             self._plans.popitem(last=False)
         return made
+
+    def untouched(self, sql: str) -> bool:
+        """Whether a statement is known to touch no tiered table."""
+        return self._plans.get((sql, ""), _UNKNOWN) is None
 
     async def load(self, session: Session) -> None:
         """Read which tables are tiered."""
@@ -309,15 +314,20 @@ async def untier(session: Session, tiered: Tiered) -> int:
             f" SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})"
         )
         before = await current(session, tiered, (tiered.table,), strict=False)
-        there = () if before.metadata is None else await asyncio.to_thread(base.columns, before.metadata)
-        # Columns that somebody has added past Howdah get their defaults.
-        among = [c for c in tiered.columns if c.name in there]
-        rows = None if before.metadata is None else _every(before.metadata)
-        await bind(session, tiered, rows, among)
-        live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
-        await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=[c.name for c in among])
+        count = 0 if before.metadata is None else await _back(session, tiered, before.metadata)
         for statement in objects.drop(tiered):
             await session.command(statement)
+    return count
+
+
+async def _back(session: Session, tiered: Tiered, metadata: str) -> int:
+    """Bring every live row of a base back; how many."""
+    there = await asyncio.to_thread(base.columns, metadata)
+    # Columns that somebody has added past Howdah get their defaults.
+    among = [c for c in tiered.columns if c.name in there]
+    await bind(session, tiered, _every(metadata), among)
+    live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
+    await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=[c.name for c in among])
     return int(live[0][0])
 
 

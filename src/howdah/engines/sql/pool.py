@@ -58,11 +58,8 @@ class Pool:
         while True:
             if self._closed:
                 raise Closed("the store is closed")
-            while self._free:
-                connection = self._free.pop()
-                if not connection.is_closed():
-                    return connection
-                self._open -= 1
+            if (found := self.free()) is not None:
+                return found
             if self._open < self._size:
                 self._open += 1
                 # A connection half made is finished even if nobody waits for it any more.
@@ -84,6 +81,15 @@ class Pool:
                 if turn.done() and not turn.cancelled():
                     self._wake()
                 raise
+
+    def free(self) -> Connection | None:
+        """A connection at once, if there is one that nobody uses."""
+        while self._free and not self._closed:
+            connection = self._free.pop()
+            if not connection.is_closed():
+                return connection
+            self._open -= 1
+        return None
 
     def _unwanted(self, making: asyncio.Future[Connection]) -> None:
         if making.cancelled() or making.exception() is not None:
