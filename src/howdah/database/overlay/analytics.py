@@ -32,14 +32,18 @@ _CASTS = {
     "json": "JSON",
     "jsonb": "JSON",
     "numeric": "DOUBLE",
-    "time": "TIME",
-    "vector": "FLOAT[]",
     "halfvec": "FLOAT[]",
 }
 """DuckDB's types of columns that the base has as text; what is not here stays text."""
 
 
-_TYPES = {"long": "BIGINT", "string": "VARCHAR", "timestamptz": "TIMESTAMP WITH TIME ZONE"}
+_TYPES = {
+    "long": "BIGINT",
+    "string": "VARCHAR",
+    "timestamptz": "TIMESTAMP WITH TIME ZONE",
+    "binary": "BLOB",
+    "list<float>": "FLOAT[]",
+}
 """DuckDB's names of Iceberg's types, where they are others."""
 
 

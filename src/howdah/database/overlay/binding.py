@@ -13,6 +13,7 @@ from ...errors import TierError, Unsupported
 from ..failures import DRIVER_ERRORS, explain
 from ..session import Session
 from .columns import TierColumn, arrow_schema, selection
+from .texts import as_text, decoded, encoded
 from .tiered import Tiered
 
 FORMAT = (
@@ -30,7 +31,7 @@ def _csv(rows: Any) -> Iterator[bytes]:
     import pyarrow.csv as csv
 
     options = csv.WriteOptions(include_header=False, quoting_style="all_valid")
-    for batch in rows.to_batches(max_chunksize=50_000):
+    for batch in encoded(rows).to_batches(max_chunksize=50_000):
         out = io.BytesIO()
         csv.write_csv(pa.Table.from_batches([batch]), out, options)
         yield out.getvalue()
@@ -157,7 +158,7 @@ def _read(text: bytes, schema: Any) -> Any:
             read_options=csv.ReadOptions(column_names=schema.names, block_size=min(len(text) + 1, LARGEST)),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
-                column_types={f.name: f.type for f in schema},
+                column_types={f.name: f.type for f in as_text(schema)},
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
@@ -167,4 +168,4 @@ def _read(text: bytes, schema: Any) -> Any:
         )
     except pa.ArrowInvalid as error:
         raise Unsupported(f"a value that only Postgres has, such as infinity or a decimal NaN: {error}") from error
-    return found.cast(schema)
+    return decoded(found, schema).cast(schema)

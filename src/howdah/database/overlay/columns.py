@@ -20,7 +20,12 @@ _TWINS: Final = {
     "date": "date32",
     "timestamp": "timestamp",
     "timestamptz": "timestamptz",
+    "time": "time64",
+    "bytea": "binary",
+    "vector": "list",
 }
+UNSORTED: Final = ("float4", "float8", "time", "bytea", "vector")
+"""Those that no base is partitioned by."""
 KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid")
 """Types whose text says all of a key."""
 TIMES: Final = ("date", "timestamp", "timestamptz")
@@ -61,7 +66,7 @@ class TierColumn:
     @property
     def prunable(self) -> bool:
         """Whether the base's statistics can rule values out."""
-        return self.native and self.type not in ("float4", "float8", "bool", "numeric") and self.exact
+        return self.native and self.type not in (*UNSORTED, "bool", "numeric") and self.exact
 
 
 def arrow_schema(pa: Any, columns: Sequence[TierColumn]) -> Any:
@@ -75,6 +80,10 @@ def _arrow(pa: Any, column: TierColumn) -> Any:
     twin = _TWINS.get(column.type, "string")
     if twin.startswith("timestamp"):
         return pa.timestamp("us", "UTC" if twin == "timestamptz" else None)
+    if twin == "time64":
+        return pa.time64("us")
+    if twin == "list":
+        return pa.list_(pa.field("element", pa.float32()))
     return getattr(pa, twin)()
 
 
@@ -84,14 +93,16 @@ def selection(columns: Sequence[TierColumn]) -> str:
 
 
 def finite(columns: tuple[TierColumn, ...]) -> str:
-    """The condition that every value has a twin: infinity, years before 1 and after 9999 and decimal numbers that are none have
-    no one, so such rows stay hot."""
+    """The condition that every value has a twin: infinity, years before 1 and after 9999, 24 o'clock and decimal numbers that are
+    none have no one, so such rows stay hot."""
     tests = [
         f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} BETWEEN '0001-01-02' AND '9999-12-30')"
         for c in columns
         if c.type in TIMES
     ]
-    tests += [f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} <> 'NaN')" for c in columns if c.digits is not None]
+    odd = [(c.name, "NaN") for c in columns if c.digits is not None]
+    odd += [(c.name, "24:00") for c in columns if c.type == "time"]
+    tests += [f"(t.{quoted(name)} IS NULL OR t.{quoted(name)} <> '{value}')" for name, value in odd]
     return " AND ".join(tests) or "true"
 
 

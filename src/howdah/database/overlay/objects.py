@@ -8,7 +8,7 @@ from ...engines.sql.dialect import text_literal
 from ...errors import TieringRefused
 from . import uniques
 from .base import partition_fields, written_otherwise
-from .columns import KEYS, TIMES
+from .columns import KEYS, TIMES, UNSORTED
 from .tiered import Tiered
 
 # A planner that opens the empty child folds its statistics expression: whoever did not say ONLY is refused while planning.
@@ -95,9 +95,11 @@ def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
     for name in policy["sort_by"] or ():
         if name not in there:
             raise TieringRefused(f"{tiered.table}: sort_by={name!r} is no column of it")
+        if there[name].type == "vector":
+            raise TieringRefused(f"{tiered.table}: sort_by={name!r}: vectors have no order in a base")
     for name, transform, _ in partition_fields(policy["partition_by"]):
         by = there.get(name)
-        if by is None or not by.native or by.type in ("float4", "float8"):
+        if by is None or not by.native or by.type in UNSORTED:
             raise TieringRefused(
                 f"{tiered.table}: partition_by={name!r} is no column of it whose type Iceberg partitions by"
             )
