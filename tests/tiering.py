@@ -306,16 +306,42 @@ def outcome(run: Any, sql: str, params: list[Any], options: dict[str, Any]) -> A
     return shown if "ORDER BY" in sql else sorted(shown), rows.affected
 
 
+TRIGGERS = """
+CREATE TABLE IF NOT EXISTS audit (tab text, op text, level text, was bigint, id bigint, n int, kind text);
+CREATE OR REPLACE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF TG_LEVEL = 'STATEMENT' THEN INSERT INTO audit VALUES (TG_TABLE_NAME, TG_OP, TG_LEVEL); RETURN NULL; END IF;
+  INSERT INTO audit VALUES (TG_TABLE_NAME, TG_OP, TG_WHEN, OLD.id, NEW.id, NEW.n, NEW.kind); RETURN NULL; END $$;
+CREATE OR REPLACE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF TG_OP = 'DELETE' THEN IF OLD.id % 10 = 0 THEN RETURN NULL; END IF; RETURN OLD; END IF;
+  IF NEW.n = 6 THEN RETURN NULL; END IF;
+  NEW.kind := left(NEW.kind, 8) || '.'; RETURN NEW; END $$;
+CREATE TRIGGER told AFTER INSERT OR UPDATE OR DELETE ON {t} FOR EACH ROW EXECUTE FUNCTION told();
+CREATE TRIGGER statements BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {t} FOR EACH STATEMENT EXECUTE FUNCTION told();
+CREATE TRIGGER a_change BEFORE INSERT OR UPDATE OR DELETE ON {t} FOR EACH ROW EXECUTE FUNCTION changed();
+"""
+"""Triggers that note what they see, change rows, and leave some as they are."""
+
+
 def episode(
-    db: Database, folder: Path, seed: str, count: int, *, alters: bool = False, unique: bool = False, **policy: Any
+    db: Database,
+    folder: Path,
+    seed: str,
+    count: int,
+    *,
+    alters: bool = False,
+    unique: bool = False,
+    triggers: bool = False,
+    **policy: Any,
 ) -> None:
     """Any statement, flushed at any moment, in transactions or not, gives the rows and errors of a plain table; if it ``alters``,
-    while columns come and go, too; if it is ``unique``, with constraints beside the key."""
+    while columns come and go, too; if it is ``unique``, with constraints beside the key; with ``triggers``, if they are wanted."""
     random_ = random.Random(seed)
     more = [*(UNIQUE if unique else ()), *random_.sample(MORE, 4)]
     make(db, folder, 100, more, **policy)
     db.execute("CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 4)")
     db.execute("CREATE TABLE into_t (id bigint PRIMARY KEY); CREATE TABLE into_p (id bigint PRIMARY KEY)")
+    for name in "tp" if triggers else "":
+        db.execute(TRIGGERS.replace("{t}", name))
     statements, done = Statements(random_, more), 0
     # Rows that went to the archive are read on request.
     asked = {"tier": "all"} if "archive_after" in policy else {}
@@ -342,6 +368,11 @@ def episode(
     assert list(map(tuple, db.query("TABLE into_t ORDER BY 1"))) == list(
         map(tuple, db.query("TABLE into_p ORDER BY 1"))
     )
+    if triggers:
+        seen = "SELECT op, level, was, id, n, kind, count(*) FROM audit WHERE tab = $1 GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
+        mine, plain = ([tuple(r) for r in db.query(seen, name)] for name in "tp")
+        assert mine == plain
+        assert len(plain) > count / 20
     db.untier("t")
     same(db)
 

@@ -18,4 +18,4 @@ def test_random_statements_do_as_on_a_plain_table(
     monkeypatch.setattr("howdah.database.overlay.upkeep.RUN", 3 + number % 3)
     with Database.open(database_url) as db:
         episode(db, tmp_path, f"{SEED} {number}", STATEMENTS * 72 // 80 // 8, alters=number % 4 == 0,
-                unique=number % 2 == 1, partition_by=[])  # fmt: skip
+                unique=number % 2 == 1, triggers=number % 4 >= 2, partition_by=[])  # fmt: skip

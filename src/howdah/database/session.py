@@ -34,7 +34,7 @@ _MARK: Final = re.compile(
 )
 """Statements that leave something on their connection."""
 _SHAPES: Final = re.compile(
-    rf"{_BEGINS}(?:ALTER|DROP|DO|CALL|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL|TEMP|TEMPORARY|RECURSIVE)\s+)*VIEW)\b",
+    rf"{_BEGINS}(?:ALTER|DROP|DO|CALL|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL|TEMP|TEMPORARY|RECURSIVE|CONSTRAINT)\s+)*(?:VIEW|TRIGGER))\b",
     re.IGNORECASE | re.DOTALL,
 )
 """Statements that change the shape of what has a name."""

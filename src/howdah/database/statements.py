@@ -111,7 +111,10 @@ class AsyncStatements:
                 known = not mode and (self._plain or self._tiers.untouched(text))
                 plan = None if known else await self._planned(text, mode)
                 if plan is None:
-                    return await (self._exactly(text, params, limit) if exact else self._run(text, params, limit))
+                    found = await (self._exactly(text, params, limit) if exact else self._run(text, params, limit))
+                    if shapes(text):  # and so may what this statement made
+                        await self._refreshed()
+                    return found
                 if exact:
                     raise Unsupported("exact=True over a tiered table is not supported")
                 if (
@@ -222,7 +225,10 @@ class AsyncStatements:
         if shaping or any(map(self._tiers.plan, parts)):
             return await self._script(text, parts, limit)
         async with self._using(text) as session:
-            return await session.execute(text, limit)
+            done = await session.execute(text, limit)
+        if shapes(text):
+            await self._refreshed()
+        return done
 
     async def _script(self, text: str, parts: list[str], limit: float | None) -> Executed:
         """Statements of which some touch tiered tables, one by one in a transaction."""

@@ -110,6 +110,7 @@ class Tiers:
                 tiered = await described(
                     session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
                 )
+                tiered = replace(tiered, triggers=row["triggers"])
                 found.tables[row["schema"], row["name"]] = tiered
                 if row["visible"]:
                     found.tables["", row["name"]] = tiered

@@ -33,11 +33,15 @@ CREATE OR REPLACE FUNCTION howdah.hot_gate(rel text) RETURNS boolean LANGUAGE pl
   RETURN howdah.gate(rel); END $gate$;
 CREATE OR REPLACE FUNCTION howdah.gate_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$
   DECLARE one text := concat_ws(' ', TG_RELID, pg_backend_pid(), extract(epoch FROM statement_timestamp())); BEGIN
-  IF strpos(current_query(), '/*howdah:once:' || TG_RELID::bigint || '*/') > 0
+  -- What a trigger inserts by itself comes from deeper.
+  IF strpos(current_query(), '/*howdah:once:' || TG_RELID::bigint || '*/') > 0 AND pg_trigger_depth() = 1
       AND current_setting('howdah.passed', true) IS DISTINCT FROM one THEN
     PERFORM set_config('howdah.passed', one, true); RETURN NULL; END IF;
   RAISE EXCEPTION 'table % is tiered: part of its rows are on object storage', TG_RELID::regclass USING ERRCODE = 'HW001',
     HINT = 'Write to it through Howdah.'; END $gate$;
+CREATE OR REPLACE FUNCTION howdah.key_trigger() RETURNS trigger LANGUAGE plpgsql AS $gate$ BEGIN
+  RAISE EXCEPTION 'a trigger or another client changed the primary key of table %, which is tiered', TG_RELID::regclass
+    USING ERRCODE = '0A000', HINT = 'Change it in the statement itself.'; END $gate$;
 CREATE OR REPLACE FUNCTION howdah.view_text(oid) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS
   'SELECT rtrim(pg_get_viewdef($1), '';'')';
 CREATE OR REPLACE FUNCTION howdah.doubtful() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $gate$
@@ -64,7 +68,8 @@ CHECKS = (
      " escape"),
     ("SELECT 1 FROM pg_rules r JOIN pg_class c ON c.relname = r.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND"
      " n.nspname = r.schemaname WHERE c.oid = $1::oid", "it has rules"),
-    ("SELECT 1 FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal", "it has triggers, which would see hot rows only"),
+    ("SELECT 1 FROM pg_trigger WHERE tgrelid = $1::oid AND NOT tgisinternal AND tgenabled IN ('A', 'R')", "it has a trigger that is"
+     " enabled ALWAYS or as REPLICA, which would see rows move"),
 )  # fmt: skip
 
 
@@ -124,7 +129,11 @@ def create(tiered: Tiered) -> list[str]:
         f"CREATE TABLE howdah.gate_{tiered.oid} () INHERITS ({tiered.table})",
         *gate(tiered),
         f"CREATE TRIGGER howdah_gate BEFORE INSERT OR TRUNCATE ON {tiered.table} FOR EACH STATEMENT"
-        f" WHEN (strpos(current_query(), '{tiered.pass_}') = 0) EXECUTE FUNCTION howdah.gate_trigger()",
+        f" WHEN (strpos(current_query(), '{tiered.pass_}') = 0 OR pg_trigger_depth() > 0) EXECUTE FUNCTION howdah.gate_trigger()",
+        # New keys are looked up in the base where a statement says that it makes some.
+        f"CREATE TRIGGER howdah_key AFTER UPDATE ON {tiered.table} FOR EACH ROW WHEN"
+        f" ((({tiered.keys('OLD')}) IS DISTINCT FROM ({tiered.keys('NEW')})) AND strpos(current_query(), '{tiered.rekey}') = 0)"
+        " EXECUTE FUNCTION howdah.key_trigger()",
     ]
 
 
@@ -141,7 +150,7 @@ def gate(tiered: Tiered) -> list[str]:
 def drop(tiered: Tiered) -> list[str]:
     """The statements that remove them."""
     return [
-        f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
+        *(f"DROP TRIGGER IF EXISTS howdah_{name} ON {tiered.table}" for name in ("gate", "key")),
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
         uniques.DROP.replace("{oid}", str(tiered.oid)),

@@ -29,7 +29,8 @@ from .tree import (
     walk,
 )
 
-_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt")
+_HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt",
+         "create_trig_stmt")  # fmt: skip
 """Statements about the heap alone."""
 _HARMLESS = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
 """Functions that write to no table."""
@@ -224,7 +225,7 @@ class _Planner(Reader):
         named = quoted(alias)
         # A function may insert into the table by itself: it meets the gate, which lets one INSERT through.
         let = target.once if _called(write) - set(_HARMLESS) else target.pass_
-        sql = self._noting(let, inner, shown, target, alias)
+        sql = self._noting(let if probe is None else let + target.rekey, inner, shown, target, alias)
         quick = None
         if target.ranked and not self._uses and probe is None:
             largest = f"pg_sequence_last_value('{target.largest}')"  # null to who may not read it: doubtful
@@ -293,7 +294,8 @@ class _Planner(Reader):
         for name, child in fields(write):
             if name not in ("with_clause", "relation"):
                 self._visit(child, hidden, (type(write).__name__, name), scope)
-        quick = quick and not self._uses
+        # What is run twice would call triggers of statements twice.
+        quick = quick and not self._uses and not target.triggers
         if rekey:
             _refuse_versions(write)
         write.relation.inh = False
@@ -302,7 +304,7 @@ class _Planner(Reader):
         sql = str(postgast.deparse(tree))
         if rekey:
             return_all(write)
-            sql = self._noting(target.pass_, deparsed(kind, write), shown, target, alias)
+            sql = self._noting(target.rekey, deparsed(kind, write), shown, target, alias)
         return Plan(
             "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers,
             returning=returning, quick=sql if quick else None, rekey=rekey,

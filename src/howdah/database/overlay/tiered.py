@@ -35,7 +35,8 @@ SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, attt
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
 """What a table's columns and unique indexes are, as one text: an expression."""
 TIERS = """
-SELECT rel::oid AS oid, made_as = rel::oid AS mine, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible
+SELECT rel::oid AS oid, made_as = rel::oid AS mine, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible,
+  EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT tgisinternal AND NOT starts_with(tgname, 'howdah_')) AS triggers
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
 """
 
@@ -107,6 +108,8 @@ class Tiered:
     policy: dict[str, Any] = field(compare=False)
     uniques: tuple[Unique, ...] = ()
     """Its unique constraints beside the key."""
+    triggers: bool = False
+    """Whether it has triggers of others."""
 
     @property
     def table(self) -> str:
@@ -122,6 +125,11 @@ class Tiered:
     def once(self) -> str:
         """What a planned INSERT says whose functions might insert, too."""
         return f"/*howdah:once:{self.oid}*/"
+
+    @property
+    def rekey(self) -> str:
+        """What a planned statement says that may change keys."""
+        return f"/*howdah:key:{self.oid}*/"
 
     @property
     def shadow(self) -> str:
