@@ -351,6 +351,9 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         archive_location: str | os.PathLike[str] | None = None,
         allow_hot_only: bool = False,
         foreign_keys: Literal["hot only"] | None = None,
+        retries: int = 3,
+        retry_delay: float | timedelta = 1,
+        batch_rows: int = 200_000,
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
@@ -362,7 +365,10 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
         seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
         alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
-        row on object storage, so that a key there cannot be referred to anew, and a cascade leaves such rows. Said again, it changes the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
+        row on object storage, so that a key there cannot be referred to anew, and a cascade leaves such rows. An upload that
+        fails is tried ``retries`` times more, after ``retry_delay`` seconds, then twice as many, and so on; at most
+        ``batch_rows`` rows, fewer wide ones, move in one commit. Said again, it changes the policy. Raises
+        ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         policy = policy_of(
             hot_for=hot_for,
@@ -375,6 +381,9 @@ class AsyncDatabase(VectorIndexing, AsyncStatements):
             archive_location=archive_location,
             allow_hot_only=allow_hot_only,
             foreign_keys=foreign_keys,
+            retries=retries,
+            retry_delay=retry_delay,
+            batch_rows=batch_rows,
         )
         async with self._using() as session:
             await tier(session, table, location, policy)

@@ -60,6 +60,9 @@ class Tiering:
     archive_location: Any = None
     allow_hot_only: bool = False
     foreign_keys: Literal["hot only"] | None = None
+    retries: int = 3
+    retry_delay: float | timedelta = 1
+    batch_rows: int = 200_000
 
     def __post_init__(self) -> None:
         place.recorded(self.location)

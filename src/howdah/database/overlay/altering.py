@@ -16,7 +16,7 @@ from ..session import Session
 from . import base, uniques
 from .columns import TierColumn, arrow_schema
 from .counting import current, named
-from .objects import check_shape, drop
+from .objects import check_shape, drop, guard, unguard
 from .tiered import SHAPE, Tiered, described
 
 _BOUND = re.compile(r"\((\d+)\)")
@@ -49,6 +49,12 @@ async def dropped(session: Session, tiered: Tiered, names: Sequence[str]) -> Non
         await session.command(statement)
 
 
+async def loosened(session: Session, tiered: Tiered, names: Sequence[str]) -> None:
+    """Take away what would hold on to the columns."""
+    await current(session, tiered, names)
+    await session.command(unguard(tiered))
+
+
 async def altered(session: Session, old: Tiered) -> None:
     """Let the base follow what has become of a table's columns."""
     where = "FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -71,7 +77,7 @@ async def altered(session: Session, old: Tiered) -> None:
     await session.query(
         "UPDATE howdah.tiers SET shape = $2, policy = $3 WHERE rel = $1::oid", (old.oid, shape, policy), None
     )
-    for statement in uniques.alter(old, new):
+    for statement in (*uniques.alter(old, new), guard(new)):
         await session.command(statement)
     if work is not None and metadata is not None:
         made = await asyncio.to_thread(base.change, old.location, metadata, work)

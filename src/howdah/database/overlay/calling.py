@@ -13,7 +13,15 @@ from .tree import expression_text, parsed
 _NAMES = {
     "tier": (
         *("table", "location", "hot_for", "flush_rows", "flush_every", "time_column", "partition_by", "sort_by"),
-        *("archive_after", "archive_location", "allow_hot_only", "foreign_keys"),
+        *(
+            "archive_after",
+            "archive_location",
+            "allow_hot_only",
+            "foreign_keys",
+            "retries",
+            "retry_delay",
+            "batch_rows",
+        ),
     ),
     "untier": ("table",),
 }

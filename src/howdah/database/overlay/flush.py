@@ -18,14 +18,12 @@ from .columns import arrow_schema, finite, quoted, selection
 from .counting import LOCK, current, named
 from .tiered import Snapshot, Tiered
 
-BATCH, BYTES = 200_000, 16 * 1024 * 1024
-"""Rows that move at once, and about how many bytes of text they have: several times as many are in memory."""
+BYTES = 16 * 1024 * 1024
+"""About how many bytes of text the rows have that move at once: several times as many are in memory."""
 LEASE = 1753
 TRIES = 20
 LONGEST = 60
 """Bytes of a text that may name a folder: rows with a longer one in a column that partitions as it is stay hot."""
-AGAIN = (1, 2, 4)
-"""Seconds before each further try of an upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,8 @@ async def flush(session: Session, tiered: Tiered) -> Flushed:
     total = Flushed()
     text = f"SELECT avg(octet_length(t::text)) FROM (SELECT * FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT 1000) t"
     width = (await session.query(text, (), None))[0][0]
-    most = BATCH if width is None else max(1, min(BATCH, int(BYTES / width)))
+    most = int(tiered.policy["batch_rows"])
+    most = most if width is None else max(1, min(most, int(BYTES / width)))
     while True:
         moved, more = await _batch(session, tiered, most)
         total += moved
@@ -141,7 +140,8 @@ async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tup
     schema = arrow_schema(arrow_library(), tiered.columns)
     gone = filters.keys_in(tiered, dead) if dead else None
     fields = base.partition_fields(tiered.policy["partition_by"])
-    for wait in (*AGAIN, None):
+    tries, delay = tiered.policy["retries"], tiered.policy["retry_delay"]
+    for wait in (*(delay * 2**n for n in range(tries)), None):
         try:
             return await asyncio.to_thread(base.commit, tiered.location, snapshot.metadata, schema, fields, rows, gone)
         except TierError:

@@ -170,14 +170,18 @@ def policy_of(
     archive_location: Any,
     allow_hot_only: bool,
     foreign_keys: str | None,
+    retries: int,
+    retry_delay: float | timedelta,
+    batch_rows: int,
 ) -> dict[str, Any]:
     """A checked policy, as ``howdah.tiers`` has it."""
     if type(allow_hot_only) is not bool:
         raise InvalidInput(f"allow_hot_only={allow_hot_only!r:.40}: expected True or False")
     if foreign_keys not in (None, "hot only"):
         raise InvalidInput(f"foreign_keys={foreign_keys!r:.40}: expected None or 'hot only'")
-    if type(flush_rows) is not int or flush_rows < 1:
-        raise InvalidInput(f"flush_rows={flush_rows!r}: expected an integer >= 1")
+    for name, number, least in (("flush_rows", flush_rows, 1), ("retries", retries, 0), ("batch_rows", batch_rows, 1)):
+        if type(number) is not int or number < least:
+            raise InvalidInput(f"{name}={number!r}: expected an integer >= {least}")
     if (archive_after is None) != (archive_location is None):
         raise InvalidInput("archive_after= and archive_location= go together")
     if archive_after is not None and time_column is None:
@@ -199,6 +203,9 @@ def policy_of(
         "archive_location": None if archive_location is None else place.recorded(archive_location),
         "allow_hot_only": allow_hot_only,
         "foreign_keys": foreign_keys,
+        "retries": retries,
+        "retry_delay": seconds(retry_delay, "retry_delay", zero=True),
+        "batch_rows": batch_rows,
     }
 
 

@@ -130,11 +130,23 @@ def create(tiered: Tiered) -> list[str]:
         *gate(tiered),
         f"CREATE TRIGGER howdah_gate BEFORE INSERT OR TRUNCATE ON {tiered.table} FOR EACH STATEMENT"
         f" WHEN (strpos(current_query(), '{tiered.pass_}') = 0 OR pg_trigger_depth() > 0) EXECUTE FUNCTION howdah.gate_trigger()",
-        # New keys are looked up in the base where a statement says that it makes some.
+        guard(tiered),
+    ]
+
+
+def guard(tiered: Tiered) -> str:
+    """The statement that makes the trigger which refuses new keys: they are looked up in the base where a statement says that it
+    makes some."""
+    return (
         f"CREATE TRIGGER howdah_key AFTER UPDATE ON {tiered.table} FOR EACH ROW WHEN"
         f" ((({tiered.keys('OLD')}) IS DISTINCT FROM ({tiered.keys('NEW')})) AND strpos(current_query(), '{tiered.rekey}') = 0)"
-        " EXECUTE FUNCTION howdah.key_trigger()",
-    ]
+        " EXECUTE FUNCTION howdah.key_trigger()"
+    )
+
+
+def unguard(tiered: Tiered) -> str:
+    """The statement that removes it."""
+    return f"DROP TRIGGER IF EXISTS howdah_key ON {tiered.table}"
 
 
 def gate(tiered: Tiered) -> list[str]:
@@ -150,7 +162,8 @@ def gate(tiered: Tiered) -> list[str]:
 def drop(tiered: Tiered) -> list[str]:
     """The statements that remove them."""
     return [
-        *(f"DROP TRIGGER IF EXISTS howdah_{name} ON {tiered.table}" for name in ("gate", "key")),
+        f"DROP TRIGGER IF EXISTS howdah_gate ON {tiered.table}",
+        unguard(tiered),
         f"DROP TABLE IF EXISTS howdah.gate_{tiered.oid}",
         f"DROP TABLE IF EXISTS {tiered.shadow}",
         uniques.DROP.replace("{oid}", str(tiered.oid)),

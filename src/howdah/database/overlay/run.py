@@ -24,7 +24,7 @@ from ...errors import (
 from ..rows import Reading, Row, Rows
 from ..session import Session
 from . import base, filters, partials, uniques
-from .altering import altered, dropped, emptied
+from .altering import altered, dropped, emptied, loosened
 from .binding import bind
 from .columns import TierColumn, quoted, selection
 from .counting import LOCK, Stale, current, locked
@@ -189,7 +189,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
         names = plan.names.get(tiered, ())
         if plan.kind in _ALONE:
             await session.command(f"SELECT pg_advisory_xact_lock({LOCK}, {tiered.oid - 2**31})")
-            before = {"truncate": emptied, "drop": dropped}.get(plan.kind, current)
+            before = {"truncate": emptied, "drop": dropped, "alter": loosened}[plan.kind]
             await before(session, tiered, names)
             continue
         if plan.kind == "read" and repeatable:
