@@ -112,7 +112,7 @@ class Statements:
     def write(self) -> tuple[str, list[Any]]:
         if self.unique and self.random.random() < 0.5:
             return self.unique_write()
-        pick, key = self.random.randrange(28), self.key()
+        pick, key = self.random.randrange(31), self.key()
         row = [
             key,
             self.moment(),
@@ -210,6 +210,23 @@ class Statements:
                 "WITH d AS (DELETE FROM {t} USING other o WHERE o.id = {t}.n AND {t}.id BETWEEN $1 AND $1 + 9 RETURNING {t}.id)"
                 " INSERT INTO into_{t} SELECT id + 3000 FROM d ON CONFLICT DO NOTHING RETURNING id"
             ), [key]
+        if pick == 28:
+            return (
+                "WITH a AS (INSERT INTO {t} (id, ts, n) VALUES ($1, '2024-01-03Z', 5) RETURNING *), b (x, y) AS (INSERT INTO {t} AS q"
+                " (id, n) SELECT id + $2, n FROM a WHERE n = 5 RETURNING q.id, n + 1)"
+                " SELECT a.id, a.kind, x, y, (SELECT count(*) FROM {t}) FROM a, b"
+            ), [key, self.random.randrange(1, 200)]
+        if pick == 29:
+            return (
+                "WITH d AS (DELETE FROM into_{t} WHERE id % 3 = $1 RETURNING id), u AS (UPDATE {t} SET n = 8 WHERE id = $2 RETURNING n)"
+                " INSERT INTO {t} (id, n) SELECT d.id, u.n FROM d LEFT JOIN u ON true RETURNING id, n"
+            ), [key % 3, key]
+        if pick == 30:
+            return (
+                "WITH RECURSIVE r AS (SELECT $1::bigint AS k UNION ALL SELECT k + 50 FROM r WHERE k < 250), i AS (INSERT INTO {t} (id, kind)"
+                " SELECT k, 'r' FROM r WHERE NOT EXISTS (SELECT 1 FROM {t} WHERE id = k) RETURNING id)"
+                " INSERT INTO into_{t} SELECT id + 5000 FROM i ON CONFLICT DO NOTHING RETURNING id"
+            ), [key]
         if pick == 24:
             return (
                 "MERGE INTO {t} x USING (SELECT id FROM {t} WHERE id > $1) y ON x.id = y.id"
@@ -298,7 +315,9 @@ class Statements:
 
 def outcome(run: Any, sql: str, params: list[Any], options: dict[str, Any]) -> Any:
     try:
-        reads = sql.startswith(("SELECT", "WITH")) and not any(word in sql for word in ("FOR ", "DELETE ", "UPDATE "))
+        reads = sql.startswith(("SELECT", "WITH")) and not any(
+            word in sql for word in ("FOR ", "DELETE ", "UPDATE ", "INSERT ")
+        )
         rows = run.query(sql, *params, **(options if reads else {}))
     except QueryError as error:
         return type(error), error.sqlstate

@@ -638,3 +638,41 @@ def test_a_tiered_table_can_be_dropped(db: Database, database_url: str, tmp_path
     assert db.tiers() == []
     left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'howdah'::regnamespace AND relname ~ '[0-9]'"
     assert db.query(left)[0][0] == 0
+
+
+def test_inserts_in_common_table_expressions(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path, 20)
+    db.execute("CREATE TABLE child (parent bigint, note text); CREATE TABLE old (id bigint PRIMARY KEY, n int)")
+    db.query("INSERT INTO old SELECT n, n FROM generate_series(15, 25) n")
+    db.flush()
+    both = "WITH t_new AS (INSERT INTO {t} (id, kind) VALUES ($1, 'new') RETURNING id, kind) INSERT INTO child SELECT id, kind FROM t_new"
+    for name in "tp":
+        assert db.query(both.format(t=name), 50).affected == 1
+        for key in (50, 7):  # in the heap, in the base
+            with pytest.raises(UniqueViolation) as told:
+                db.query(both.format(t=name), key)
+            assert told.value.sqlstate == "23505"
+        assert db.query("SELECT count(*) FROM child")[0][0] == 1 + (name == "p")
+        moved = f"WITH o AS (DELETE FROM old WHERE id > 22 RETURNING *) INSERT INTO {name} (id, n) SELECT id + 100, n FROM o RETURNING id"
+        with db.transaction() as tx:
+            assert sorted(r[0] for r in tx.query(moved)) == [123, 124, 125]
+            with pytest.raises(UniqueViolation), tx.transaction() as inner:
+                inner.query(f"WITH o AS (DELETE FROM old RETURNING *) INSERT INTO {name} (id, n) SELECT id, n FROM o")
+            assert tx.query("SELECT count(*) FROM old")[0][0] == 8
+            db_rows = tx.query(f"WITH i AS (INSERT INTO {name} (id) VALUES (60)) SELECT count(*) FROM {name}")
+            assert db_rows[0][0] == 24  # what it inserts it does not see
+            tx.query("INSERT INTO old SELECT n, n FROM generate_series(23, 25) n")
+    same(db)
+    for sql in (
+        "WITH i AS (INSERT INTO t (id) VALUES (3) ON CONFLICT DO NOTHING RETURNING id) SELECT * FROM i",
+        "WITH o AS (DELETE FROM old RETURNING id) INSERT INTO t (id) SELECT id FROM o ON CONFLICT DO NOTHING",
+        "WITH i AS (MERGE INTO t USING old ON old.id = t.id WHEN MATCHED THEN DELETE RETURNING t.id) SELECT * FROM i",
+    ):
+        with pytest.raises(Unsupported):
+            db.query(sql)
+    with pytest.raises(Unsupported, match="use query"):
+        list(db.stream("WITH i AS (INSERT INTO t (id) VALUES (500) RETURNING id) SELECT * FROM i"))
+    assert db.query("WITH i AS (INSERT INTO t (id) VALUES (abs(-500)) RETURNING id) SELECT * FROM i")[0][0] == 500
+    db.query("DELETE FROM t WHERE id = 500")
+    db.flush()
+    same(db)

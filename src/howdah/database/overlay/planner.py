@@ -8,7 +8,7 @@ import postgast
 
 from .columns import quoted
 from .plans import Kind, Plan, Summary, unsupported
-from .reading import WRITES, Reader, Scope, conditions, said
+from .reading import WRITES, Reader, Scope, called, conditions, lets, refuse_versions, returns, said
 from .shaping import TABLE, altering, check_create, dropping
 from .summing import summary
 from .tiered import Known, Tiered
@@ -25,15 +25,12 @@ from .tree import (
     renumber,
     return_all,
     returned,
-    returned_text,
     walk,
 )
 
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt",
          "create_trig_stmt")  # fmt: skip
 """Statements about the heap alone."""
-_HARMLESS = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
-"""Functions that write to no table."""
 _PLAIN = frozenset((
     *("Node", "SelectStmt", "ResTarget", "ColumnRef", "A_Const", "ParamRef", "A_Expr", "TypeCast", "RangeVar", "Alias", "String"),
     *("Integer", "Float", "Boolean", "A_Star", "BoolExpr", "NullTest", "BooleanTest", "List", "TypeName", "SortBy", "CaseExpr"),
@@ -84,6 +81,8 @@ class _Planner(Reader):
         made.columns = None if self._columns is None else frozenset(self._columns)
         made.also = self._also
         made.functions = frozenset(self._functions)
+        made.inserted = tuple(self._inserted)
+        made.sql = " ".join([*self._inserted.values(), made.sql])
         return made
 
     def _plan(self, tree: Any) -> Plan:
@@ -214,20 +213,26 @@ class _Planner(Reader):
             raise unsupported("an alias with column names in INSERT")
         probe: str | None = None
         numbers: tuple[int, ...] = ()
+        writes = write.HasField("with_clause") and any(
+            cte.common_table_expr.ctequery.WhichOneof("node") in WRITES for cte in write.with_clause.ctes
+        )
+        if writes and write.HasField("on_conflict_clause"):
+            raise unsupported("a common table expression that writes, in an upsert into a tiered table,")
         if write.HasField("on_conflict_clause"):
             probe, numbers = self._probe(write, target)
-        self._statement_of_insert(write)
-        _refuse_versions(write)
+        self.inserts(write, frozenset())
+        # What writes must be on top.
+        before = _hoisted(write) if writes else "WITH"
+        refuse_versions(write)
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
-        returning, shown = _shown(write)
+        returning, shown = returns(write)
         return_all(write)
         inner = deparsed("insert_stmt", write)
         named = quoted(alias)
-        # A function may insert into the table by itself: it meets the gate, which lets one INSERT through.
-        let = target.once if _called(write) - set(_HARMLESS) else target.pass_
-        sql = self._noting(let if probe is None else let + target.rekey, inner, shown, target, alias)
+        let = lets(write, target)
+        sql = self._noting(let if probe is None else let + target.rekey, inner, shown, target, alias, before)
         quick = None
-        if target.ranked and not self._uses and probe is None:
+        if target.ranked and not self._uses and probe is None and not writes:
             largest = f"pg_sequence_last_value('{target.largest}')"  # null to who may not read it: doubtful
             fresh = f"CASE WHEN {target.rank_sql(named)} > {largest} THEN true ELSE howdah.doubtful() END"
             quick = f"{let} WITH howdah_new AS ({inner}) SELECT {shown} FROM howdah_new AS {named} WHERE {fresh}"
@@ -243,29 +248,19 @@ class _Planner(Reader):
             quick=quick,
         )
 
-    def _statement_of_insert(self, write: Any) -> None:
-        if write.HasField("with_clause"):
-            for cte in write.with_clause.ctes:
-                if cte.common_table_expr.ctequery.WhichOneof("node") in WRITES:
-                    raise unsupported("a common table expression that writes, in an INSERT into a tiered table,")
-        hidden = self._with(write, frozenset())
-        for name, child in fields(write):
-            if name not in ("with_clause", "relation"):
-                self._visit(child, hidden, ("InsertStmt", name), Scope())
-
     def _probe(self, write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
         """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
         copy = type(write)()
         copy.CopyFrom(write)
         before, self._uses = self._uses, {}
-        self._statement_of_insert(copy)
+        self.inserts(copy, frozenset())
         reads, self._uses = self._uses, before
         if reads:
             raise unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
         copy.ClearField("on_conflict_clause")
         if any(type(m).__name__ == "SubLink" for m in walk(copy)):
             raise unsupported("an upsert into a tiered table whose rows come from sub-selects")
-        self._functions |= _called(copy)
+        self._functions |= called(copy)
         copy.ClearField(
             "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
         )
@@ -297,9 +292,9 @@ class _Planner(Reader):
         # What is run twice would call triggers of statements twice.
         quick = quick and not self._uses and not target.triggers
         if rekey:
-            _refuse_versions(write)
+            refuse_versions(write)
         write.relation.inh = False
-        returning, shown = _shown(write)
+        returning, shown = returns(write)
         self._uses.setdefault(target, []).append(mine)
         sql = str(postgast.deparse(tree))
         if rekey:
@@ -327,7 +322,7 @@ class _Planner(Reader):
         self._uses.setdefault(target, []).append(mine)
         write.relation.inh = False
         for part in (write.source_relation, write.join_condition, write.with_clause):
-            self._functions |= _called(part)
+            self._functions |= called(part)
         made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias)
         if not every:
             text, made.where_params = _from_source(write, "1", write.join_condition)
@@ -339,23 +334,26 @@ class _Planner(Reader):
         items = returned(write)
         example = f"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING RETURNING {target.keys(quoted(alias))}, merge_action()"
         items.extend(returned(postgast.parse(example).stmts[0].stmt.merge_stmt))
-        let = target.once if _called(write) - set(_HARMLESS) else target.pass_
+        let = lets(write, target)
         made.noting = f"{let} WITH howdah_new ({{columns}}) AS ({deparsed('merge_stmt', write)})"
         return made
 
     @staticmethod
-    def _noting(let: str, inner: str, shown: str, target: Tiered, alias: str) -> str:
-        """A write whose new keys are noted."""
+    def _noting(let: str, inner: str, shown: str, target: Tiered, alias: str, before: str = "WITH") -> str:
+        """A write whose new keys are noted, behind common table expressions that come before."""
         return (
-            f"{let} WITH howdah_new AS ({inner}),"
+            f"{let} {before} howdah_new AS ({inner}),"
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
 
 
-def _called(message: Any) -> set[str]:
-    """The names of the functions that are called."""
-    return {m.funcname[-1].string.sval for m in walk(message) if type(m).__name__ == "FuncCall"}
+def _hoisted(write: Any) -> str:
+    """The common table expressions of a write, which has none then, as text to which others can be added."""
+    tree = postgast.parse("SELECT 1")
+    tree.stmts[0].stmt.select_stmt.with_clause.CopyFrom(write.with_clause)
+    write.ClearField("with_clause")
+    return str(postgast.deparse(tree)).removesuffix(" SELECT 1") + ","
 
 
 def _from_source(write: Any, shown: str, where: Any) -> tuple[str, tuple[int, ...]]:
@@ -390,17 +388,3 @@ def _keys_of(condition: Any, alias: str, target: Tiered) -> str | None:
                 text = expression_text(right)
                 found[column[1]] = text if target.column(column[1]).native else f"({text})::text"
     return ", ".join(found[k] for k in target.key) if set(found) == set(target.key) else None
-
-
-def _shown(write: Any) -> tuple[bool, str]:
-    """Whether a write returns rows, and what is selected of them, or else their count."""
-    returning = returned_text(write)
-    return returning is not None, "count(*) AS n" if returning is None else returning
-
-
-def _refuse_versions(write: Any) -> None:
-    """RETURNING of ``old`` and ``new`` is not there behind a common table expression."""
-    for message in (m for item in returned(write) for m in walk(item)):
-        if type(message).__name__ == "ColumnRef" and len(message.fields) > 1:
-            if message.fields[0].string.sval in ("old", "new"):
-                raise unsupported("RETURNING of old or new values of rows whose keys are noted")

@@ -58,6 +58,8 @@ class Plan:
     where_params: tuple[int, ...] = ()
     also: list[tuple[Tiered, Promotion]] = field(default_factory=list)
     """Writes in common table expressions."""
+    inserted: tuple[Tiered, ...] = ()
+    """The tables into which common table expressions insert."""
     returning: bool = False
     probe: str | None = None
     probe_params: tuple[int, ...] = ()

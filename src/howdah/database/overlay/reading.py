@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import postgast
@@ -16,7 +17,20 @@ from .columns import quoted
 from .filters import Condition, by_server
 from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
-from .tree import column_of, columns_named, comparison, condition, conjuncts, fields, null_test, range_vars, walk
+from .tree import (
+    column_of,
+    columns_named,
+    comparison,
+    condition,
+    conjuncts,
+    fields,
+    null_test,
+    range_vars,
+    return_all,
+    returned,
+    returned_text,
+    walk,
+)
 
 _FROM = {
     ("SelectStmt", "from_clause"),
@@ -28,6 +42,8 @@ _FROM = {
 }
 WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STATEMENTS = ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
+_HARMLESS = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
+"""Functions that write to no table."""
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 
 
@@ -74,6 +90,8 @@ class Reader:
         self._also: list[tuple[Tiered, Promotion]] = []
         self._functions: set[str] = set()
         self._columns: set[str] | None = set()
+        self._inserted: dict[Tiered, str] = {}
+        self._numbers = count()
 
     def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -112,10 +130,52 @@ class Reader:
         if "with_clause" not in statement.DESCRIPTOR.fields_by_name or not statement.HasField("with_clause"):
             return hidden
         names = [c.common_table_expr.ctename for c in statement.with_clause.ctes]
+        made: list[Any] = []
         for number, cte in enumerate(statement.with_clause.ctes):
-            seen = names if statement.with_clause.recursive else names[:number]
-            self._visit(cte, hidden | set(seen), ("CommonTableExpr", "ctequery"), Scope())
+            seen = hidden | set(names if statement.with_clause.recursive else names[:number])
+            inner = cte.common_table_expr.ctequery
+            write = inner.insert_stmt if inner.WhichOneof("node") == "insert_stmt" else None
+            target = None if write is None else self._known.table(write.relation.schemaname, write.relation.relname)
+            if write is not None and target is not None:
+                made += self._inserting(cte, write, target, seen)
+                continue
+            self._visit(cte, seen, ("CommonTableExpr", "ctequery"), Scope())
+            made.append(cte)
+        copies = [_copy(node) for node in made]
+        del statement.with_clause.ctes[:]
+        statement.with_clause.ctes.extend(copies)
         return hidden | set(names)
+
+    def _inserting(self, cte: Any, write: Any, target: Tiered, hidden: frozenset[str]) -> list[Any]:
+        """The common table expressions of one that inserts into a tiered table: one more notes its new keys."""
+        if write.HasField("on_conflict_clause"):
+            raise unsupported("a common table expression that upserts into a tiered table")
+        if write.relation.HasField("alias") and write.relation.alias.colnames:
+            raise unsupported("an alias with column names in INSERT")
+        self.inserts(write, hidden)
+        refuse_versions(write)
+        returning, text = returns(write)
+        return_all(write)
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        self._inserted[target] = self._inserted.get(target, "") + lets(write, target)
+        expression = cte.common_table_expr
+        name, number = expression.ctename, next(self._numbers)
+        fresh = f"howdah_new_{number}"
+        more = f"howdah_keys_{number} AS (INSERT INTO {target.written} SELECT {target.keys()} FROM {fresh})"
+        if returning:
+            columns = ", ".join(quoted(c.string.sval) for c in expression.aliascolnames)
+            more += f", {quoted(name)}{f' ({columns})' if columns else ''} AS (SELECT {text} FROM {fresh} AS {quoted(alias)})"
+        expression.ctename = fresh
+        del expression.aliascolnames[:]
+        others = postgast.parse(f"WITH {more} SELECT 1").stmts[0].stmt.select_stmt.with_clause.ctes
+        return [cte, *others]
+
+    def inserts(self, write: Any, hidden: frozenset[str]) -> None:
+        """Replace what an INSERT into a tiered table reads."""
+        hidden = self._with(write, hidden)
+        for name, child in fields(write):
+            if name not in ("with_clause", "relation"):
+                self._visit(child, hidden, ("InsertStmt", name), Scope())
 
     def _visit(self, message: Any, hidden: frozenset[str], place: tuple[str, str], scope: Scope) -> None:
         kind = type(message).__name__
@@ -154,7 +214,7 @@ class Reader:
     def _beside(self, kind: str, write: Any, target: Tiered, hidden: frozenset[str]) -> None:
         """An UPDATE or DELETE of a tiered table in a common table expression."""
         if kind not in ("update_stmt", "delete_stmt"):
-            raise unsupported("a common table expression that inserts into a tiered table")
+            raise unsupported("MERGE into a tiered table in a common table expression")
         if kind == "update_stmt" and {t.res_target.name for t in write.target_list} & set(target.key):
             raise unsupported("a common table expression that changes the primary key of a tiered table")
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
@@ -268,3 +328,33 @@ def said(whole: Any) -> list[tuple[str, Condition]]:
         elif kind == "null_test":
             found.append(null_test(node.null_test))
     return [one for one in found if one is not None]
+
+
+def _copy(node: Any) -> Any:
+    made = type(node)()
+    made.CopyFrom(node)
+    return made
+
+
+def lets(write: Any, target: Tiered) -> str:
+    """What lets an INSERT pass. A function may insert into the table by itself: it meets the gate, which lets one through."""
+    return target.once if called(write) - set(_HARMLESS) else target.pass_
+
+
+def called(message: Any) -> set[str]:
+    """The names of the functions that are called."""
+    return {m.funcname[-1].string.sval for m in walk(message) if type(m).__name__ == "FuncCall"}
+
+
+def returns(write: Any) -> tuple[bool, str]:
+    """Whether a write returns rows, and what is selected of them, or else their count."""
+    returning = returned_text(write)
+    return returning is not None, "count(*) AS n" if returning is None else returning
+
+
+def refuse_versions(write: Any) -> None:
+    """RETURNING of ``old`` and ``new`` is not there behind a common table expression."""
+    for message in (m for item in returned(write) for m in walk(item)):
+        if type(message).__name__ == "ColumnRef" and len(message.fields) > 1:
+            if message.fields[0].string.sval in ("old", "new"):
+                raise unsupported("RETURNING of old or new values of rows whose keys are noted")

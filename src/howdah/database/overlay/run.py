@@ -121,10 +121,15 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
         await session.command(f"SET LOCAL statement_timeout = {max(1, int(call.timeout * 1000))}")
     try:
         sql, params = await prepare(session, plan, call)
+        others = [tiered for tiered in plan.inserted if tiered != plan.target]
+        for tiered in others:
+            await _noted_keys(session, tiered)
         if plan.target is not None and (plan.kind in ("insert", "merge") or plan.rekey):
             rows = await _insert(session, plan, plan.target, call)
         else:
             rows = await session.query(sql, params, None)
+        for tiered in others:
+            await _check_new(session, tiered, await current(session, tiered), call)
         if plan.kind == "alter":
             for tiered in plan.uses:
                 await altered(session, tiered)
@@ -158,7 +163,7 @@ async def read(session: Session, plan: Plan, call: Call) -> tuple[str, Sequence[
 
 async def stream(session: Session, plan: Plan, call: Call, chunk: int) -> AsyncIterator[Row]:
     """The rows of a planned read."""
-    if plan.kind not in ("read", "mixed"):
+    if plan.kind not in ("read", "mixed") or plan.inserted:
         raise Unsupported("stream() of a write to a tiered table is not supported: use query()")
     sql, params = await prepare(session, plan, call)
     async for row in session.stream(sql, params, chunk, call.timeout):
@@ -184,7 +189,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
     await _steady(session, plan)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     bound: dict[Tiered, int] = {}
-    for tiered in sorted({*plan.uses, *([plan.target] if plan.target else [])}, key=lambda t: t.oid):
+    for tiered in sorted(_tables(plan), key=lambda t: t.oid):
         repeatable = isolation != "read committed"
         names = plan.names.get(tiered, ())
         if plan.kind in _ALONE:
@@ -213,11 +218,16 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
     return plan.sql, call.params
 
 
+def _tables(plan: Plan) -> set[Tiered]:
+    """The tiered tables that a statement concerns."""
+    return {*plan.uses, *plan.inserted, *([plan.target] if plan.target else [])}
+
+
 async def _held(session: Session, plan: Plan) -> None:
     """Keep the tables as they are, before the first snapshot: a TRUNCATE or change of columns is seen by older ones, too. Whoever
     takes a table's advisory lock has this lock before."""
     mode = "ACCESS EXCLUSIVE" if plan.kind in _ALONE else "ACCESS SHARE"
-    tables = sorted({t.table for t in (*plan.uses, *([plan.target] if plan.target else []))})
+    tables = sorted({t.table for t in _tables(plan)})
     if not tables:
         return
     try:
@@ -406,10 +416,7 @@ async def promoted(
 async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Rows:
     """Run a write that makes new keys, and look these up in the base."""
     snapshot = await current(session, tiered)
-    await session.command(
-        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.written.partition('.')[2]} ON COMMIT DELETE ROWS AS"
-        f" SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA; DELETE FROM {tiered.written}"
-    )
+    await _noted_keys(session, tiered)
     if plan.probe is not None and snapshot.metadata is not None:
         # It has the defaults of this moment, and holds a sequence: it goes at once.
         name = tiered.probe.partition(".")[2]
@@ -426,6 +433,14 @@ async def _insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> R
     rows = await session.query(await _noted(session, plan, tiered), call.params, None)
     await _check_new(session, tiered, snapshot, call)
     return inserted(plan, rows)
+
+
+async def _noted_keys(session: Session, tiered: Tiered) -> None:
+    """Make the place for the keys of new rows, or empty it."""
+    await session.command(
+        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.written.partition('.')[2]} ON COMMIT DELETE ROWS AS"
+        f" SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA; DELETE FROM {tiered.written}"
+    )
 
 
 async def _noted(session: Session, plan: Plan, tiered: Tiered) -> str:
