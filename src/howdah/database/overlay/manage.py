@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ...errors import InvalidInput, QueryError, TieringRefused, UndefinedTable
 from ...values import seconds
 from ..copying import table_name
+from ..rows import Row
 from ..session import Session
 from . import base, objects, place
 from .binding import bind, bindable
@@ -107,10 +108,7 @@ class Tiers:
                 if not row["mine"]:
                     log.warning("table %s.%s: %s", row["schema"], row["name"], ELSEWHERE)
                     continue
-                tiered = await described(
-                    session, row["oid"], row["schema"], row["name"], row["location"], row["policy"], row["shape"]
-                )
-                tiered = replace(tiered, triggers=row["triggers"])
+                tiered = await self._described(session, row)
                 found.tables[row["schema"], row["name"]] = tiered
                 if row["visible"]:
                     found.tables["", row["name"]] = tiered
@@ -123,6 +121,15 @@ class Tiers:
         if found != old or any(t.policy != old.tables[name].policy for name, t in found.tables.items()):
             self._plans.clear()
         self._known = found
+
+    async def _described(self, session: Session, row: Row) -> Tiered:
+        """A table as it is; as it was known, if nothing of it has changed."""
+        names = (row["oid"], row["schema"], row["name"])
+        known = self._known.table(row["schema"], row["name"])
+        said = (known.oid, known.location, known.shape) if known is not None else None
+        if known is None or said != (row["oid"], row["location"], row["shape"]) or row["now"] != row["shape"]:
+            known = await described(session, *names, row["location"], row["policy"], row["shape"])
+        return replace(known, policy=row["policy"], triggers=row["triggers"])
 
     def bindable(self) -> str:
         """What a transaction runs before it becomes read-only."""

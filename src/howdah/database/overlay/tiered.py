@@ -34,8 +34,8 @@ SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, attt
       WHERE indrelid = {rel} AND indisunique AND NOT indisprimary), ''))
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
 """What a table's columns and unique indexes are, as one text: an expression."""
-TIERS = """
-SELECT rel::oid AS oid, made_as = rel::oid AS mine, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible,
+TIERS = f"""
+SELECT rel::oid AS oid, {SHAPE.format(rel="t.rel")} AS now, made_as = rel::oid AS mine, t.shape, n.nspname AS schema, c.relname AS name, t.location, t.policy, pg_table_is_visible(c.oid) AS visible,
   EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT tgisinternal AND NOT starts_with(tgname, 'howdah_')) AS triggers
 FROM howdah.tiers t JOIN pg_class c ON c.oid = t.rel JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 3, 4
 """
