@@ -25,9 +25,9 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str] | None]:
     seen: list[Sequence[str] | None] = []
     batches = base.batches
 
-    def noted(metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None) -> Any:
+    def noted(metadata: str, names: Any, condition: Any, columns: Sequence[str] | None = None, **how: Any) -> Any:
         seen.append(columns)
-        return batches(metadata, names, condition, columns)
+        return batches(metadata, names, condition, columns, **how)
 
     monkeypatch.setattr(base, "batches", noted)
     monkeypatch.setattr(base, "TOGETHER", 1000)

@@ -304,14 +304,17 @@ def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
     return pa.Table.from_batches(batches(metadata, names, condition), arrow(metadata))
 
 
-def batches(metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others."""
+def batches(
+    metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None, *, times: int = 1
+) -> Iterator[Any]:
+    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others. So many ``times`` as
+    much as usual is in memory."""
     if not evolved(metadata):
         test = _filtering(metadata, condition)
         wanted = None if columns is None else list(columns)
-        for some in _together(names):
+        for some in _together(names, times * FILES):
             scanner = dataset(metadata, some).scanner(
-                columns=wanted, filter=test, use_threads=len(some) > 1, batch_size=ROWS, batch_readahead=AHEAD
+                columns=wanted, filter=test, use_threads=len(some) > 1, batch_size=times * ROWS, batch_readahead=AHEAD
             )
             yield from scanner.to_batches()
         return
@@ -325,12 +328,12 @@ def batches(metadata: str, names: Sequence[Any], condition: Any, columns: Sequen
             yield from pa.Table.from_batches([batch]).cast(arrow(metadata)).to_batches()
 
 
-def _together(names: Sequence[Any]) -> Iterator[list[Any]]:
+def _together(names: Sequence[Any], most: int) -> Iterator[list[Any]]:
     """Files that are read at once: many small ones, or a large one."""
     some: list[Any] = []
     size = 0
     for file in names:
-        if some and size + file.file_size_in_bytes > FILES:
+        if some and size + file.file_size_in_bytes > most:
             yield some
             some, size = [], 0
         some.append(file)
