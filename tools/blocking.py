@@ -130,7 +130,7 @@ def public_classes() -> dict[str, str]:
 
 CLASSES = public_classes()
 MIXINS = {"Adding": "stores/adding", "Emitting": "events", "Finding": "stores/finding", "Listing": "listing",
-          "VectorIndexing": "database/vectors"}  # fmt: skip
+          "TableTiering": "database/tiering", "VectorIndexing": "database/vectors"}  # fmt: skip
 
 
 def mixin_sources(node: ast.ClassDef) -> dict[str, str]:

@@ -54,6 +54,37 @@ class Database(Statements):
         """A transaction: ``with db.transaction() as tx``; inside it call ``tx.query`` and the rest."""
         return SqlTransaction(self._async.transaction(isolation=isolation, readonly=readonly), self._run)
 
+    @property
+    def flushed(self) -> Flushed:
+        """What the flusher of this database (``open(…, flusher=True)``) has moved."""
+        return self._async.flushed
+
+    def listen(self, channel: str) -> Iterator[Notification]:
+        """Messages of a channel from now on, on a connection of its own: ``for note in db.listen("news")``."""
+        return iterate(self._run, self._async.listen(channel))
+
+    def checkpoint(self) -> Checkpointed:
+        """Flush the tables whose policy says so, then write everything in memory to the server's files. Never needed for
+        durability: a commit is on disk already."""
+        return self._run(self._async.checkpoint())
+
+    def status(self) -> DatabaseStatus:
+        """Where the data is and how much there is."""
+        return self._run(self._async.status())
+
+    def backup(self, path: str | os.PathLike[str]) -> int:
+        """Write a consistent dump of everything to a file (``pg_dump``'s custom format; a tar file of it and of the rows on object
+        storage, where tables are tiered); its size in bytes."""
+        return self._run(self._async.backup(path))
+
+    def restore(self, path: str | os.PathLike[str], *, location: str | os.PathLike[str] | None = None) -> None:
+        """Read a backup into this database, which must not hold what is in it; all or nothing.
+
+        Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
+        empty: two databases never share a base.
+        """
+        return self._run(self._async.restore(path, location=location))
+
     def tier(
         self,
         table: str,
@@ -129,11 +160,6 @@ class Database(Statements):
         many. The flusher does so every day. Files younger than an hour stay: somebody may be reading them."""
         return self._run(self._async.expire_snapshots(table, older_than=older_than, keep=keep))
 
-    @property
-    def flushed(self) -> Flushed:
-        """What the flusher of this database (``open(…, flusher=True)``) has moved."""
-        return self._async.flushed
-
     def analyze(self, sql: str, *params: Any, timeout: float | timedelta | None = None) -> Any:
         """The rows of a query in DuckDB's SQL as a pyarrow table: for scans over many old rows (``howdah[analytics]``).
 
@@ -143,32 +169,6 @@ class Database(Statements):
         are ``$1``, ``$2``, …
         """
         return self._run(self._async.analyze(sql, *params, timeout=timeout))
-
-    def listen(self, channel: str) -> Iterator[Notification]:
-        """Messages of a channel from now on, on a connection of its own: ``for note in db.listen("news")``."""
-        return iterate(self._run, self._async.listen(channel))
-
-    def checkpoint(self) -> Checkpointed:
-        """Flush the tables whose policy says so, then write everything in memory to the server's files. Never needed for
-        durability: a commit is on disk already."""
-        return self._run(self._async.checkpoint())
-
-    def status(self) -> DatabaseStatus:
-        """Where the data is and how much there is."""
-        return self._run(self._async.status())
-
-    def backup(self, path: str | os.PathLike[str]) -> int:
-        """Write a consistent dump of everything to a file (``pg_dump``'s custom format; a tar file of it and of the rows on object
-        storage, where tables are tiered); its size in bytes."""
-        return self._run(self._async.backup(path))
-
-    def restore(self, path: str | os.PathLike[str], *, location: str | os.PathLike[str] | None = None) -> None:
-        """Read a backup into this database, which must not hold what is in it; all or nothing.
-
-        Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
-        empty: two databases never share a base.
-        """
-        return self._run(self._async.restore(path, location=location))
 
     def vector_index(
         self,

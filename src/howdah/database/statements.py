@@ -12,13 +12,14 @@ from ..errors import Error, InvalidInput, QueryError, Unsupported
 from ..values import check_text, seconds
 from . import copying
 from .failures import Gated
+from .overlay.call import Call, check_as_of
 from .overlay.calling import Called, called
 from .overlay.columns import quoted
 from .overlay.counting import Stale
 from .overlay.explaining import explained
 from .overlay.manage import Tier, Tiers
 from .overlay.plans import Plan
-from .overlay.run import Call, check_as_of, inserted, read, run, stream
+from .overlay.run import inserted, read, run, stream
 from .overlay.tiered import Tiered
 from .rows import Executed, QueryPlan, Reading, Row, Rows
 from .session import Session, controls, shapes, split

@@ -34,7 +34,7 @@ ROWS, AHEAD, FILES = 16 * 1024, 2, 8 * 1024 * 1024
 """Rows of a batch, batches that are read ahead, and bytes of files that are read at once: memory stays small, however large a
 base is."""
 TOGETHER = 4 * 1024 * 1024
-"""Bytes of rows that are taken at a time, as they are in memory."""
+"""Bytes of rows that are taken at a time."""
 _FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
 
 
@@ -55,7 +55,8 @@ class Scan:
     """The rows of a base that may fit a condition: ``take()`` gives the next ones, from a thread, until there are no more.
 
     An error for a file that is missing or broken, and for more than ``most`` rows. Files below ``archive`` are cold, the others
-    warm; ``past`` is the id of an older version; if only some ``columns`` matter, others may be missing.
+    warm; ``past`` is the id of an older version; if only some ``columns`` matter, others may be missing. ``together`` is how many
+    bytes of rows, as they are in memory, are taken at a time.
     """
 
     metadata: str | None
@@ -65,6 +66,7 @@ class Scan:
     archive: str | None = None
     tiers: frozenset[str] = frozenset(("warm", "cold"))
     columns: Sequence[str] | None = None
+    together: int | None = None
     files: int = 0
     """Those that are opened for it, known after the first ``take()``, and their ``bytes``."""
     bytes: int = 0
@@ -94,7 +96,7 @@ class Scan:
                     raise LimitExceeded(f"more than {self.most:,} rows")
                 if batch.num_rows:
                     found.append(batch)
-                if size >= TOGETHER:
+                if size >= (self.together or TOGETHER):
                     break
             return pa.Table.from_batches(found) if found else None
 

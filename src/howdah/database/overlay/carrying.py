@@ -64,31 +64,15 @@ def _packed(
         return []
     gone = partials.keys(metadata, key, dead) if dead else None
     names: list[str] = []
-    with base.told(metadata, "a file of the base is missing or cannot be read"):
-        for whole in _chunks(base.batches(metadata, base.files(metadata), None)):
-            rows = whole if gone is None else partials.without(whole, gone)
-            if rows.num_rows:
-                out = io.BytesIO()
-                pq.write_table(rows, out, compression="zstd")
-                names.append(f"{folder}/{len(names):06}.parquet")
-                _add(tar, names[-1], out.getvalue())
+    scan = base.Scan(metadata, together=TOGETHER)
+    while (whole := scan.take()) is not None:
+        rows = whole if gone is None else partials.without(whole, gone)
+        if rows.num_rows:
+            out = io.BytesIO()
+            pq.write_table(rows, out, compression="zstd")
+            names.append(f"{folder}/{len(names):06}.parquet")
+            _add(tar, names[-1], out.getvalue())
     return names
-
-
-def _chunks(batches: Iterator[Any]) -> Iterator[Any]:
-    """Batches in tables of about so many bytes."""
-    import pyarrow as pa
-
-    waiting: list[Any] = []
-    size = 0
-    for batch in batches:
-        waiting.append(batch)
-        size += batch.nbytes
-        if size >= TOGETHER:
-            yield pa.Table.from_batches(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -9,10 +9,11 @@ from ...engines.sql.dialect import text_literal
 from ..rows import PlannedTable, QueryPlan
 from ..session import Session
 from . import base, filters
+from .call import EVERY, Call
 from .counting import current
 from .filters import Condition
 from .plans import Plan
-from .run import ASKED, EVERY, Call, past_of, worked_out
+from .run import ASKED, past_of, worked_out
 
 
 async def explained(session: Session, plan: Plan, call: Call) -> QueryPlan:
