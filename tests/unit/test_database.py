@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -284,6 +286,11 @@ def test_streams_keep_memory_bounded_and_end_early(db: Database) -> None:
         with pytest.raises(InvalidInput):
             list(db.stream("SELECT 1", chunk=chunk))  # type: ignore[arg-type]  # that is the point
     assert db.query("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'")[0][0] == 0
+
+
+def test_a_program_ends_with_a_stream_unread(database_url: str) -> None:
+    script = "import howdah, sys; rows = howdah.Database.open(sys.argv[1]).stream('SELECT generate_series(1, 100000)'); next(rows)"
+    assert subprocess.run([sys.executable, "-c", script, database_url], timeout=60, check=False).returncode == 0
 
 
 def test_copies(db: Database, tmp_path: Path) -> None:

@@ -271,6 +271,10 @@ def test_a_table_that_others_tier_is_noticed(db: Database, database_url: str, tm
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz) PARTITION BY RANGE (id)", "no ordinary table"),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE TABLE c () INHERITS (r)", "children"),
         ("CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); ALTER TABLE r ENABLE ROW LEVEL SECURITY", "row level"),
+        (
+            "CREATE TABLE r (id int PRIMARY KEY, ts timestamptz); CREATE VIEW v AS TABLE r; CREATE MATERIALIZED VIEW m AS TABLE v",
+            "materialized view",
+        ),
         ("CREATE UNLOGGED TABLE r (id int PRIMARY KEY, ts timestamptz)", "unlogged"),
         ("CREATE TABLE r (id int PRIMARY KEY, ts text)", "no date or timestamp"),
     ],

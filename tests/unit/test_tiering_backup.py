@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import random
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import howdah
-from howdah import Database, InvalidInput, TierError, UniqueViolation
+from howdah import Database, ForeignKeyViolation, InvalidInput, TierError, UniqueViolation
 from howdah.engines.sql.embedded import program
 from tests.conftest import fresh_database
 from tests.tiering import MORE, Statements, make, same
@@ -124,6 +125,54 @@ def test_a_restore_that_fails_leaves_nothing(database_url: str, other: str, tmp_
             copy.restore(tmp_path / "foreign")
         copy.restore(dump, location=tmp_path / "new")
         same(copy)
+
+
+def test_foreign_keys_that_see_hot_rows_only_come_back(database_url: str, other: str, tmp_path: Path) -> None:
+    with Database.open(database_url) as db, Database.open(other) as copy:
+        db.execute("""
+            CREATE SCHEMA "o d"; CREATE TABLE "o d".pa (id int PRIMARY KEY, ts date);
+            CREATE TABLE ch (id int PRIMARY KEY, pa int REFERENCES "o d".pa); CREATE TABLE plain (ch int REFERENCES ch);
+            INSERT INTO "o d".pa SELECT n, '2024-01-01' FROM generate_series(1, 5) n; INSERT INTO ch SELECT n, n FROM generate_series(1, 5) n;
+            INSERT INTO plain VALUES (1)
+        """)
+        db.tier('"o d".pa', location=tmp_path / "pa", hot_for=0, time_column="ts", foreign_keys="hot only")
+        db.flush()
+        db.backup(tmp_path / "dump")
+        copy.restore(tmp_path / "dump", location=tmp_path / "new")
+        assert copy.query('SELECT count(*) FROM "o d".pa JOIN ch ON ch.pa = pa.id')[0][0] == 5
+        for refused in ("INSERT INTO ch VALUES (9, 99)", "INSERT INTO plain VALUES (77)"):
+            with pytest.raises(ForeignKeyViolation):
+                copy.query(refused)
+
+
+def test_what_cannot_be_made_whole_is_told(database_url: str, other: str, tmp_path: Path) -> None:
+    with Database.open(database_url) as db:
+        make(db, tmp_path, 50)
+        db.execute("""
+            CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+              IF current_query() LIKE '%howdah%' THEN RAISE EXCEPTION 'not here'; END IF; END $$;
+        """)
+        db.flush()
+        db.execute("CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE TRIGGER') EXECUTE FUNCTION no()")
+        db.backup(tmp_path / "dump")
+        db.execute("DROP EVENT TRIGGER no")
+        whole = bytearray((tmp_path / "dump").read_bytes())
+        at = whole.index(b"PAR1") + 100
+        whole[at : at + 2000] = bytes(2000)
+        (tmp_path / "damaged").write_bytes(whole)
+    with Database.open(other) as copy:
+        with pytest.raises(InvalidInput, match="damaged"):
+            copy.restore(tmp_path / "damaged", location=tmp_path / "new")
+        with pytest.raises(howdah.BackendError, match="empty the database"):
+            copy.restore(tmp_path / "dump", location=tmp_path / "new")
+        assert not [p for p in (tmp_path / "new").rglob("*") if p.is_file()]
+    for text in (b"{}", b"[]", b'{"format": 1, "tables": [{"x": 1}]}', b"\xff"):
+        with tarfile.open(tmp_path / "odd", "w") as tar:
+            entry = tarfile.TarInfo("howdah.json")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
+        with Database.open(other) as copy, pytest.raises(InvalidInput, match="not whole"):
+            copy.restore(tmp_path / "odd")
 
 
 def test_a_dump_by_other_means_is_told(

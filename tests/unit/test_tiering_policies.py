@@ -56,6 +56,7 @@ def test_comments_say_which_tables(database_url: str, tmp_path: Path, caplog: py
         "worse": "howdah.tier(time_column => 'ts', hot_for => pg_sleep(1)::text::int)",
         "away": "howdah.tier(time_column => 'ts', location => '/tmp/elsewhere')",
         "cold": "howdah.tier(time_column => 'ts', archive_after => 1, archive_location => '/tmp/elsewhere')",
+        "sum": "howdah.tier(time_column => 'ts', hot_for => 0 + 5)",
         "typo": "howdah.tier(hot_fro => 5)",
         "junk": "howdah.tier(hot_for => )",
     }
@@ -69,6 +70,7 @@ def test_comments_say_which_tables(database_url: str, tmp_path: Path, caplog: py
             ("odd", "no date or timestamp column"),
             ("bad", "constants only"),
             ("worse", "constants only"),
+            ("sum", "constants only"),
             ("away", "location is there twice"),
             ("cold", "no places"),
             ("typo", "hot_fro"),
@@ -87,6 +89,42 @@ def test_comments_say_which_tables(database_url: str, tmp_path: Path, caplog: py
         db.execute("COMMENT ON TABLE none IS 'howdah.tier(time_column => ''ts'')'; COMMENT ON TABLE one IS NULL")
         assert db.flush().rows == 20
         assert warm(db) == {"public.none": 20, "public.one": 20, "public.two": 20}
+
+
+def test_a_table_s_name_chooses_no_place(database_url: str, tmp_path: Path) -> None:
+    names = ('public."x/../../../evil/y"', 'public."a.b"', '"p.a"."b"', 'p."a.b"', 'public.".."', 'public."é %"')
+    policy = Tiering(
+        location=tmp_path / "bases", tables="all", time_column="ts", hot_for=0, schemas=("public", "p.a", "p")
+    )
+    with Database.open(database_url) as db:
+        db.execute('CREATE SCHEMA p; CREATE SCHEMA "p.a"')
+        for name in names:
+            db.execute(f"CREATE TABLE {name} {SHAPE}")
+            db.query(f"INSERT INTO {name} {ROWS}")
+    with Database.open(database_url, tiering=policy) as db:
+        assert db.flush().rows == 20 * len(names)
+        assert len({t.location for t in db.tiers()}) == len(names)
+        for name in names:
+            assert db.query(f"SELECT sum(n) FROM {name}")[0][0] == 210
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bases"]
+    assert len(list((tmp_path / "bases").iterdir())) == len(names)
+
+
+def test_what_fails_for_now_is_tried_again(database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "bases").write_text("no directory")
+    policy = Tiering(location=tmp_path / "bases", tables="all", time_column="ts", hot_for=0)
+    with Database.open(database_url) as plain:
+        plain.execute(f"CREATE TABLE one {SHAPE}; CREATE TABLE two {SHAPE}; INSERT INTO one {ROWS}")
+    with Database.open(database_url, tiering=policy) as db:
+        for _ in range(3):
+            assert db.flush().rows == 0
+        assert len(caplog.messages) == 2  # of each once
+        (tmp_path / "bases").unlink()
+        with Database.open(database_url) as other, other.transaction() as tx:
+            tx.query(f"INSERT INTO two {ROWS}")
+            assert db.flush().rows == 20  # the other one is locked
+            assert "lock" in caplog.messages[-1]
+        assert db.flush().rows == 20
 
 
 def test_bad_configurations_are_refused_at_once(tmp_path: Path) -> None:

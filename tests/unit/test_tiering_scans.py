@@ -69,6 +69,10 @@ def test_a_read_takes_the_columns_that_it_may_mean(
         "SELECT x.* FROM {t} x, {t} y WHERE x.id = y.n ORDER BY x.id, y.id",
         "TABLE {t} ORDER BY 1",
         "SELECT count(x) FROM {t} x",
+        "SELECT x.to_jsonb->>'kind' FROM {t} x ORDER BY x.id",
+        "SELECT {t}.row_to_json->>'n' FROM {t} ORDER BY {t}.id",
+        "SELECT e.value FROM {t} x, jsonb_each_text(x.to_jsonb) e WHERE e.key = 'kind' ORDER BY x.id",
+        "SELECT j.to_jsonb->>'kind' FROM ({t} x JOIN (SELECT id, f AS g FROM {t}) y USING (id)) AS j ORDER BY j.id",
         "SELECT count({t}v) FROM {t}v WHERE b > 2",
         "SELECT c, d FROM {t} AS x (a, b, c, d) ORDER BY a",
         "SELECT count(j) FROM ({t} x JOIN {t} y USING (id)) AS j",
@@ -127,6 +131,12 @@ def test_rows_come_in_pieces_and_what_fails_between_them_is_told(
         return counted(scan)
 
     monkeypatch.setattr(base.Scan, "take", waits)
+    pieces.clear()
+    with db.transaction() as tx:
+        tx.query("SET LOCAL statement_timeout = '300ms'")
+        with pytest.raises(QueryTimeout, match="statement timeout"):
+            tx.query("SELECT id FROM t")
+        tx.rollback()
     pieces.clear()
     with pytest.raises(QueryTimeout, match="object storage did not answer"):
         db.query("SELECT id FROM t", timeout=0.3)

@@ -89,8 +89,21 @@ def test_what_other_readers_see(db: Database, tmp_path: Path) -> None:
         db.query("SELECT count(data), count(v), count(x) FROM t")[0]
         == db.query("SELECT count(data), count(v), count(x) FROM p")[0]
     )
+    for test in ("v IS NULL", "v IS NOT NULL", "data IS NULL", "x IS NULL AND id < 4"):
+        found = [[r[0] for r in db.query(f"SELECT id FROM {name} WHERE {test} ORDER BY id")] for name in ("t", "p")]
+        assert found[0] == found[1], test
     assert db.untier("t") > 0
     same(db)
+
+
+def test_dead_rows_of_keys_of_several_columns_beside_vectors(db: Database, tmp_path: Path) -> None:
+    db.execute("CREATE TABLE a (x int, y text, ts date, v vector(2), PRIMARY KEY (y, x))")
+    db.query("INSERT INTO a SELECT n, 'k' || n % 3, '2024-01-01', ARRAY[n, 1]::vector FROM generate_series(1, 50) n")
+    db.tier("a", location=tmp_path / "a", hot_for=0, time_column="ts")
+    db.flush()
+    db.query("DELETE FROM a WHERE x IN (1, 30)")
+    assert db.query("SELECT count(v), sum(x) FROM a")[0] == (48, 1244)
+    assert db.backup(tmp_path / "dump") > 0
 
 
 def test_there_and_back() -> None:

@@ -81,7 +81,8 @@ class Database(Statements):
         """Read a backup into this database, which must not hold what is in it; all or nothing.
 
         Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
-        empty: two databases never share a base.
+        empty: two databases never share a base. What was archived is so again after the next upkeep; foreign keys of
+        tiered tables hold for new rows.
         """
         return self._run(self._async.restore(path, location=location))
 
@@ -114,10 +115,10 @@ class Database(Statements):
         seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
         alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
-        row on object storage, so that a key there cannot be referred to anew, and a cascade leaves such rows. An upload that
-        fails is tried ``retries`` times more, after ``retry_delay`` seconds, then twice as many, and so on; at most
-        ``batch_rows`` rows, fewer wide ones, move in one commit. Said again, it changes the policy. Raises
-        ``TieringRefused`` with the reason for a table that cannot be tiered.
+        row on object storage, so that a key there cannot be referred to anew, not by a changed row that comes back either, and a
+        cascade leaves such rows. An upload that fails is tried ``retries`` times more, after ``retry_delay`` seconds, then
+        twice as many, and so on; at most ``batch_rows`` rows, fewer wide ones, move in one commit. Said again, it changes
+        the policy. Raises ``TieringRefused`` with the reason for a table that cannot be tiered.
         """
         return self._run(
             self._async.tier(

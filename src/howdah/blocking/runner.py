@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterable, Coroutine, Iterator
@@ -183,4 +184,5 @@ def iterate(run: Any, source: AsyncIterable[T], *, ahead: bool = False) -> Itera
             if ahead and isinstance(run, Portal):
                 most = min(2 * most, AHEAD)
     finally:
-        run(end())
+        if not sys.is_finalizing():  # else the loop's thread stands still
+            run(end())

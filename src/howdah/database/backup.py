@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from ..engines.sql.embedded import program
-from ..errors import BackendError, Conflict, InvalidInput, NotFound, StartupError
+from ..errors import BackendError, Conflict, Error, InvalidInput, NotFound, StartupError
 from .overlay.carrying import attach, build, dump_of, opened, pack, placed, remove
 from .overlay.manage import Tiers
 from .server import Server
 from .session import Session
+
+_FOREIGN_KEY = re.compile(r"\d+; \d+ (\d+) FK CONSTRAINT ")
+"""An entry in the contents of a dump."""
 
 
 def _tool(server: Server, name: str) -> str:
@@ -44,16 +49,16 @@ def _where(server: Server) -> tuple[list[str], dict[str, str]]:
             "--dbname", given["database"]], {}  # fmt: skip
 
 
-async def _run(arguments: list[str], environment: dict[str, str], what: str) -> None:
+async def _run(arguments: list[str], environment: dict[str, str], what: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *arguments,
         env={**os.environ, **environment},
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        _, told = await process.communicate()
+        said, told = await process.communicate()
     except BaseException:
         process.kill()
         await process.wait()
@@ -61,6 +66,7 @@ async def _run(arguments: list[str], environment: dict[str, str], what: str) -> 
     if process.returncode:
         lines = told.decode(errors="replace").strip().splitlines()
         raise BackendError(f"{what}: {lines[0] if lines else f'status {process.returncode}'}")
+    return said.decode(errors="replace")
 
 
 async def save(server: Server, session: Session, tiers: Tiers, path: Any) -> int:
@@ -119,25 +125,41 @@ async def load(server: Server, session: Session, path: Any, location: Any) -> No
         raise NotFound(f"{source}: no such file")
     with source.open("rb") as file:
         if file.read(5) == b"PGDMP":
-            await _load(server, source, source)
+            await _load(server, source, source, ())
             return
     if not tarfile.is_tarfile(source):
         raise InvalidInput(f"{source}: this is no backup: neither pg_dump's custom format nor one of Howdah's")
-    with opened(source) as (tar, tables), tempfile.TemporaryDirectory(prefix="howdah-") as folder:
-        await asyncio.to_thread(placed, tables, location)
+    with opened(source) as backup, tempfile.TemporaryDirectory(prefix="howdah-") as folder:
+        await asyncio.to_thread(placed, backup.tables, location)
+        read = False
         try:
-            await asyncio.to_thread(build, tar, tables)
-            await _load(server, await asyncio.to_thread(dump_of, tar, Path(folder)), source)
-        except BaseException:
-            remove(tables)
-            raise
-        await attach(session, tables)
+            await asyncio.to_thread(build, backup)
+            dump = await asyncio.to_thread(dump_of, backup.tar, Path(folder))
+            await _load(server, dump, source, backup.later)
+            read = True
+            await attach(session, backup)
+        except BaseException as error:
+            remove(backup.tables)
+            if not read or not isinstance(error, Error):
+                raise
+            raise BackendError(
+                f"{source}: tiered tables could not be made whole, and the rest is there: empty the database, then restore again:"
+                f" {error}"
+            ) from error
 
 
-async def _load(server: Server, dump: Path, source: Path) -> None:
+async def _load(server: Server, dump: Path, source: Path, later: Collection[int]) -> None:
+    """Read a dump, but for the foreign keys with these numbers."""
     where, environment = _where(server)
-    await _run(
-        [_tool(server, "pg_restore"), *where, "--single-transaction", "--exit-on-error", "--no-password", str(dump)],
-        environment,
-        f"{source}: the restore failed, and nothing was changed",
-    )
+    what = f"{source}: the restore failed, and nothing was changed"
+    tool, chosen = _tool(server, "pg_restore"), []
+    if later:
+        listed = await _run([tool, "--list", str(dump)], environment, what)
+        rest = [
+            line for line in listed.splitlines() if (m := _FOREIGN_KEY.match(line)) is None or int(m[1]) not in later
+        ]
+        contents = dump.with_name("contents")
+        contents.write_text("\n".join(rest))
+        chosen = ["--use-list", str(contents)]
+    arguments = ["--single-transaction", "--exit-on-error", "--no-password", *chosen, str(dump)]
+    await _run([tool, *where, *arguments], environment, what)

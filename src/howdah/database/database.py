@@ -399,7 +399,8 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         """Read a backup into this database, which must not hold what is in it; all or nothing.
 
         Tiered tables get bases of their own: each where its base was, or in ``location/schema.table``. These places must be
-        empty: two databases never share a base.
+        empty: two databases never share a base. What was archived is so again after the next upkeep; foreign keys of
+        tiered tables hold for new rows.
         """
         async with self._using() as session:
             assert self._server is not None

@@ -23,10 +23,12 @@ from .manage import policy_of, tier
 from .tree import parsed, walk
 
 log = logging.getLogger("howdah")
+PATIENCE = 200
+"""Milliseconds that a table's lock is waited for."""
 _SAID = re.compile(r"howdah\.tier\(.*\)", re.DOTALL | re.IGNORECASE)
 _CONSTANTS = frozenset((
     *("Node", "SelectStmt", "ResTarget", "A_Const", "Integer", "Float", "Boolean", "String", "TypeCast", "TypeName", "A_ArrayExpr"),
-    *("ParseResult", "RawStmt", "A_Expr"),
+    *("ParseResult", "RawStmt"),
 ))  # fmt: skip
 _TYPES = frozenset(("pg_catalog", "interval", "bool"))
 _TABLES = """
@@ -80,12 +82,12 @@ class Tiering:
         """What it says of one table."""
         said = {f: getattr(self, f) for f in self.__slots__ if f not in ("location", "tables", "schemas")}
         if self.archive_location is not None:
-            said["archive_location"] = f"{place.recorded(self.archive_location)}/{schema}.{name}"
+            said["archive_location"] = place.of_table(place.recorded(self.archive_location), schema, name)
         return said
 
     def place(self, schema: str, name: str) -> str:
         """Where a table's base is."""
-        return f"{place.recorded(self.location)}/{schema}.{name}"
+        return place.of_table(place.recorded(self.location), schema, name)
 
 
 class Adopting:
@@ -94,27 +96,29 @@ class Adopting:
     def __init__(self, tiering: Tiering) -> None:
         self._tiering = tiering
         self._seen: dict[int, str] = {}
+        self._failed: dict[int, str] = {}
 
-    async def look(self, session: Session) -> bool:
-        """See to every table; whether a policy was set. What cannot be done is logged, once."""
+    async def look(self, session: Session) -> None:
+        """See to every table. What cannot be done is logged, once; what may be done later, such as of a table that is locked, or
+        where storage is not there, is tried again."""
         there = await session.query(_TABLES, (list(self._tiering.schemas),), None)
-        done = False
         for oid, schema, name, comment in map(tuple, there):
             said = _SAID.search(comment)
             told = said[0] if said is not None else ""
             if self._seen.get(oid) == told or not (told or self._tiering.tables == "all"):
                 continue
-            self._seen[oid] = told
             try:
-                done = await self._tier(session, schema, name, told) or done
+                await self._tier(session, schema, name, told)
+                self._seen[oid] = told
             except TieringRefused as error:
+                self._seen[oid] = told
                 log.log(logging.WARNING if told else logging.INFO, "%s", error)
             except (InvalidInput, QueryError, TierError) as error:
-                log.warning("table %s.%s is not tiered as it was said: %s", schema, name, error)
-        self._seen = {oid: self._seen[oid] for oid, *_ in map(tuple, there) if oid in self._seen}
-        return done
+                if self._failed.get(oid) != str(error):
+                    log.warning("table %s.%s is not tiered as it was said: %s", schema, name, error)
+                self._failed[oid] = str(error)
 
-    async def _tier(self, session: Session, schema: str, name: str, told: str) -> bool:
+    async def _tier(self, session: Session, schema: str, name: str, told: str) -> None:
         location = self._tiering.place(schema, name)
         policy = self._tiering.policy(schema, name)
         if told:
@@ -124,9 +128,14 @@ class Adopting:
         if (await session.query("SELECT to_regclass('howdah.tiers') IS NOT NULL", (), None))[0][0]:
             known = await session.query(sql, (spelled,), None)
             if known and known[0]["location"] != location:
-                return False
-        await tier(session, spelled, location, policy_of(**policy))
-        return True
+                return
+        checked = policy_of(**policy)
+        await session.command(f"SET lock_timeout = '{PATIENCE}ms'")  # who writes there is not kept waiting
+        try:
+            await tier(session, spelled, location, checked)
+        finally:
+            if not session.is_closed():
+                await session.command("RESET lock_timeout")
 
 
 async def _said(session: Session, told: str) -> dict[str, Any]:

@@ -6,11 +6,12 @@ What a crash leaves unnamed is never read.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,9 +31,9 @@ KEPT = 16
 """Versions of bases that are kept in memory."""
 MANIFESTS = 1000
 """Manifests (lists of files) that are."""
-ROWS, AHEAD, FILES = 16 * 1024, 2, 8 * 1024 * 1024
-"""Rows of a batch, batches that are read ahead, and bytes of files that are read at once: memory stays small, however large a
-base is."""
+ROWS, AHEAD, FILES, UNPACKED = 16 * 1024, 2, 8 * 1024 * 1024, 4
+"""Rows of a batch at most, batches that are read ahead, bytes of files that are read at once, and how many times as large as
+in a file rows may be in memory: it stays small, however large a base is."""
 TOGETHER = 4 * 1024 * 1024
 """Bytes of rows that are taken at a time."""
 _FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
@@ -99,6 +100,11 @@ class Scan:
                 if size >= (self.together or TOGETHER):
                     break
             return pa.Table.from_batches(found) if found else None
+
+    async def each(self) -> AsyncIterator[Any]:
+        """All of them, piece by piece."""
+        while (rows := await asyncio.to_thread(self.take)) is not None:
+            yield rows
 
 
 def library() -> Any:
@@ -315,8 +321,10 @@ def batches(
         test = _filtering(metadata, condition)
         wanted = None if columns is None else list(columns)
         for some in _together(names, times * FILES):
+            width = UNPACKED * sum(f.file_size_in_bytes for f in some) // max(1, sum(f.record_count for f in some))
+            size = max(64, min(times * ROWS, times * TOGETHER // max(1, width)))
             scanner = dataset(metadata, some).scanner(
-                columns=wanted, filter=test, use_threads=len(some) > 1, batch_size=times * ROWS, batch_readahead=AHEAD
+                columns=wanted, filter=test, use_threads=len(some) > 1, batch_size=size, batch_readahead=AHEAD
             )
             yield from scanner.to_batches()
         return

@@ -105,6 +105,8 @@ async def bind(
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if source.error is not None:
             raise source.error from None
+        if isinstance(error, asyncpg.QueryCanceledError):
+            raise explain(error, f"COPY {tiered.loaded}", session.place) from error
         raise TierError(f"{tiered.table}: rows of the base cannot be bound: {error}") from error
     return source.count
 

@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,13 @@ from .tiered import SHAPE, Tiered
 
 DUMP, CONTENTS = "postgres.dump", "howdah.json"
 FORMAT = 1
+_FOREIGN_KEYS = """
+SELECT k.oid::bigint, format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s%s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid),
+  CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE k.contype = 'f' AND (k.conrelid = ANY($1::oid[]) OR k.confrelid = ANY($1::oid[])) ORDER BY 1
+"""
+"""Foreign keys that do not hold among hot rows alone: a restore makes them last, for what comes then."""
 TOGETHER = 64 * 1024 * 1024
 """Bytes of rows in one file, as they are in memory."""
 
@@ -49,7 +56,11 @@ async def pack(session: Session, tables: Sequence[Tiered], dump: Path, target: P
                 {"schema": tiered.schema, "name": tiered.name, "oid": tiered.oid, "location": tiered.location,
                  "policy": tiered.policy, "key": tiered.key[0], "files": files}
             )  # fmt: skip
-        _add(tar, CONTENTS, json.dumps({"format": FORMAT, "tables": told}).encode())
+        oids = [tiered.oid for tiered in tables]
+        await session.command("SET LOCAL search_path = pg_catalog")
+        later = [list(row) for row in await session.query(_FOREIGN_KEYS, (oids,), None)]
+        await session.command("SET LOCAL search_path TO DEFAULT")
+        _add(tar, CONTENTS, json.dumps({"format": FORMAT, "tables": told, "later": later}).encode())
     with target.open("rb") as written:
         os.fsync(written.fileno())
 
@@ -101,18 +112,30 @@ class Carried:
     """The largest value of ``key``, its key's first column."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """An opened backup: its tiered tables, and the foreign keys that are made last, by the numbers that the dump has for them."""
+
+    tar: tarfile.TarFile
+    tables: list[Carried]
+    later: dict[int, str]
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[tarfile.TarFile, list[Carried]]]:
-    """A backup of this form, and the tiered tables in it."""
+def opened(path: Path) -> Iterator[Backup]:
+    """A backup of this form."""
     try:
         with tarfile.open(path) as tar:
             try:
                 told = json.loads(_read(tar, CONTENTS))
-            except KeyError:
+                form = told["format"]
+                if form == FORMAT:
+                    found = Backup(tar, [Carried(**table) for table in told["tables"]], dict(told["later"]))
+            except (KeyError, TypeError, ValueError):
                 raise InvalidInput(f"{path}: this backup is not whole, or none of Howdah's") from None
-            if told["format"] != FORMAT:
-                raise InvalidInput(f"{path}: a backup of form {told['format']}; this version reads form {FORMAT}")
-            yield tar, [Carried(**table) for table in told["tables"]]
+            if form != FORMAT:
+                raise InvalidInput(f"{path}: a backup of form {form}; this version reads form {FORMAT}")
+            yield found
     except tarfile.TarError as error:
         raise InvalidInput(f"{path}: this backup cannot be read: {error}") from error
 
@@ -135,7 +158,7 @@ def placed(tables: Sequence[Carried], location: object) -> None:
     if location is not None:
         root = place.recorded(location)
         for table in tables:
-            table.location = f"{root}/{table.schema}.{table.name}"
+            table.location = place.of_table(root, table.schema, table.name)
             if table.policy["archive_location"] is not None:
                 table.policy["archive_location"] = f"{table.location}.archive"
     for table in tables:
@@ -144,15 +167,19 @@ def placed(tables: Sequence[Carried], location: object) -> None:
                 place.check(one)
 
 
-def build(tar: tarfile.TarFile, tables: Sequence[Carried]) -> None:
+def build(backup: Backup) -> None:
     """Write the bases, which nobody names yet."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    for table in tables:
+    for table in backup.tables:
         fields = base.partition_fields(table.policy["partition_by"])
         for name in table.files:
-            rows = pq.read_table(io.BytesIO(_read(tar, name)))
+            data = _read(backup.tar, name)
+            try:
+                rows = pq.read_table(io.BytesIO(data))
+            except (OSError, ValueError) as error:
+                raise InvalidInput(f"{name} in this backup is damaged: {error}") from error
             last = pc.max(rows.column(table.key)).as_py()
             table.largest = last if table.largest is None else max(table.largest, last)
             before = None if table.made is None else table.made.metadata
@@ -166,9 +193,10 @@ def remove(tables: Sequence[Carried]) -> None:
         place.clear(table.location)
 
 
-async def attach(session: Session, tables: Sequence[Carried]) -> None:
+async def attach(session: Session, backup: Backup) -> None:
     """Let the restored tables be tiered, with the bases that were built: what a dump brings of theirs has the numbers that tables
     had elsewhere."""
+    tables = backup.tables
     async with session.transaction():
         await session.command(objects.SYSTEM)
         fresh = [await _again(session, table) for table in tables]
@@ -181,6 +209,8 @@ async def attach(session: Session, tables: Sequence[Carried]) -> None:
         for table, tiered in zip(tables, fresh, strict=True):
             await begin(session, tiered)
             await _based(session, table, tiered)
+        for statement in backup.later.values():
+            await session.command(statement)
 
 
 async def _again(session: Session, table: Carried) -> Tiered:
@@ -190,10 +220,6 @@ async def _again(session: Session, table: Carried) -> Tiered:
     return replace(found, location=table.location, policy=table.policy, shape=shape)
 
 
-async def _one(rows: Any) -> AsyncIterator[Any]:
-    yield rows
-
-
 async def _based(session: Session, table: Carried, tiered: Tiered) -> None:
     """Let the base that was built count."""
     made = table.made
@@ -201,10 +227,8 @@ async def _based(session: Session, table: Carried, tiered: Tiered) -> None:
         return
     if tiered.uniques:
         columns = [tiered.column(name) for name in uniques.columns(tiered)]
-        scan = base.Scan(made.metadata, columns=[c.name for c in columns])
-        while (rows := await asyncio.to_thread(scan.take)) is not None:
-            await bind(session, tiered, _one(rows), columns)
-            await session.command(f"WITH g AS (SELECT * FROM {tiered.loaded}){uniques.put_in(tiered, 'g')} SELECT")
+        await bind(session, tiered, base.Scan(made.metadata, columns=[c.name for c in columns]).each(), columns)
+        await session.command(f"WITH g AS (SELECT * FROM {tiered.loaded}){uniques.put_in(tiered, 'g')} SELECT")
     largest = tiered.rank(table.largest) if tiered.ranked else None
     if largest is not None:
         await session.query(f"SELECT setval('{tiered.largest}', $1::bigint)", (largest,), None)

@@ -75,7 +75,8 @@ def by_server(column: TierColumn, condition: Condition) -> Condition:
 def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known: Mapping[str, Any]) -> Any:
     ex = library().expressions
     if condition.op in ("null", "there"):
-        return {"null": ex.IsNull, "there": ex.NotNull}[condition.op](column.name) if column.native else None
+        askable = column.native and column.type != "vector"  # Iceberg asks nothing of lists
+        return {"null": ex.IsNull, "there": ex.NotNull}[condition.op](column.name) if askable else None
     given = []
     for kind, value in condition.values:
         if kind in "pq":

@@ -18,7 +18,7 @@ from .columns import arrow_schema, finite, quoted, selection
 from .counting import LOCK, current, named
 from .tiered import Snapshot, Tiered
 
-BYTES = 16 * 1024 * 1024
+BYTES = 64 * 1024 * 1024
 """About how many bytes of text the rows have that move at once: several times as many are in memory."""
 LEASE = 1753
 TRIES = 20
@@ -97,7 +97,7 @@ async def lease(session: Session, tiered: Tiered) -> AsyncIterator[bool]:
 async def flush(session: Session, tiered: Tiered) -> Flushed:
     """Move every row that has cooled; the caller holds the lease."""
     total = Flushed()
-    text = f"SELECT avg(octet_length(t::text)) FROM (SELECT * FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT 1000) t"
+    text = f"SELECT avg(octet_length(t::text)) FROM (SELECT * FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT 200) t"
     width = (await session.query(text, (), None))[0][0]
     most = int(tiered.policy["batch_rows"])
     most = most if width is None else max(1, min(most, int(BYTES / width)))

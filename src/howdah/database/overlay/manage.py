@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -77,6 +77,7 @@ class Tiers:
     def __init__(self) -> None:
         self._known = Known()
         self._plans: OrderedDict[tuple[str, str], Plan | None] = OrderedDict()
+        self._elsewhere: set[int] = set()
 
     @property
     def active(self) -> bool:
@@ -106,7 +107,9 @@ class Tiers:
         if tables:
             for row in await session.query(TIERS, (), None):
                 if not row["mine"]:
-                    log.warning("table %s.%s: %s", row["schema"], row["name"], ELSEWHERE)
+                    if row["oid"] not in self._elsewhere:
+                        self._elsewhere.add(row["oid"])
+                        log.warning("table %s.%s: %s", row["schema"], row["name"], ELSEWHERE)
                     continue
                 tiered = await self._described(session, row)
                 found.tables[row["schema"], row["name"]] = tiered
@@ -340,17 +343,10 @@ async def _back(session: Session, tiered: Tiered, metadata: str) -> int:
     there = await asyncio.to_thread(base.columns, metadata)
     # Columns that somebody has added past Howdah get their defaults.
     among = [c for c in tiered.columns if c.name in there]
-    await bind(session, tiered, _every(metadata), among)
+    await bind(session, tiered, base.Scan(metadata).each(), among)
     live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
     await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=[c.name for c in among])
     return int(live[0][0])
-
-
-async def _every(metadata: str) -> AsyncIterator[Any]:
-    """All rows of a base."""
-    scan = base.Scan(metadata)
-    while (rows := await asyncio.to_thread(scan.take)) is not None:
-        yield rows
 
 
 async def status(session: Session, tiered: Tiered) -> TierStatus:

@@ -64,6 +64,10 @@ CHECKS = (
     ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'x'", "it has an exclusion constraint, which the base"
      " cannot be asked about"),
     *uniques.CHECKS,
+    ("WITH RECURSIVE above(oid) AS (SELECT $1::oid UNION SELECT r.ev_class FROM above JOIN pg_depend d ON d.refclassid ="
+     " 'pg_class'::regclass AND d.refobjid = above.oid AND d.classid = 'pg_rewrite'::regclass JOIN pg_rewrite r ON r.oid = d.objid)"
+     " SELECT 1 FROM above JOIN pg_class c USING (oid) WHERE c.relkind = 'm'", "a materialized view reads it, which could not be"
+     " refreshed"),
     ("SELECT 1 FROM pg_class WHERE oid = $1::oid AND relrowsecurity", "it has row level security, which rows of the base would"
      " escape"),
     ("SELECT 1 FROM pg_rules r JOIN pg_class c ON c.relname = r.tablename JOIN pg_namespace n ON n.oid = c.relnamespace AND"

@@ -126,8 +126,14 @@ def without(rows: Any, dead: Any) -> Any:
     """Rows whose key is none of those that are dead."""
     import pyarrow.compute as pc
 
-    if len(dead.column_names) > 1:
-        return rows.join(dead, dead.column_names, join_type="left anti")
+    if len(dead.column_names) > 1:  # a join takes no lists along
+        import pyarrow as pa
+
+        numbered = rows.select(dead.column_names).append_column(
+            "howdah row", pa.array(range(rows.num_rows), pa.int64())
+        )
+        kept = numbered.join(dead, dead.column_names, join_type="left anti").column("howdah row")
+        return rows.take(kept.combine_chunks().sort())
     (name,) = dead.column_names
     return rows.filter(pc.invert(pc.is_in(rows.column(name), value_set=dead.column(name).combine_chunks())))
 

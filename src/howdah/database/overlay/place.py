@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import InvalidInput, TierError
 
@@ -81,6 +81,11 @@ def files(address: str) -> tuple[Any, str]:
         known = properties(address)
         return _s3(known.get("s3.endpoint"), known.get("s3.region")), address.removeprefix("s3://")
     return fs.LocalFileSystem(), address.removeprefix("file://")
+
+
+def of_table(root: str, schema: str, name: str) -> str:
+    """The place of a table below a recorded location: whatever its name is, of this table alone, and below."""
+    return f"{root}/{'.'.join(quote(part, safe='').replace('.', '%2E') for part in (schema, name))}"
 
 
 def check(location: str) -> None:

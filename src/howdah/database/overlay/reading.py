@@ -107,12 +107,16 @@ class Reader:
 
     def _named(self, tree: Any) -> None:
         """Note how each tiered table is called in a tree, and what its columns could be called."""
-        found = columns_named(tree)
+        found = columns_named(tree, self._columns_of)
         self._columns = None if found is None or self._columns is None else self._columns | found
         for relation in range_vars(tree):
             tiered = self._known.table(relation.schemaname, relation.relname)
             if tiered is not None:
                 self._names.setdefault(tiered, set()).add(_spelled(relation))
+
+    def _columns_of(self, relation: Any) -> set[str] | None:
+        tiered = self._known.table(relation.schemaname, relation.relname)
+        return None if tiered is None else {c.name for c in tiered.columns}
 
     def _statement(self, statement: Any, hidden: frozenset[str]) -> None:
         """Replace the tiered tables of a statement; ``hidden`` are names that mean a common table expression."""

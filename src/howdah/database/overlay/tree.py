@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -45,11 +45,13 @@ def fields(message: Any) -> Iterator[tuple[str, Any]]:
             yield descriptor.name, item
 
 
-def columns_named(tree: Any) -> set[str] | None:
-    """The names of columns that a tree could mean; ``None`` where that may be all: by a star, a row as one value, a natural join
-    or other names."""
+def columns_named(tree: Any, columns: Callable[[Any], set[str] | None]) -> set[str] | None:
+    """The names of columns that a tree could mean; ``None`` where that may be all: by a star, a row as one value (``t.f`` may be
+    ``f(t)``), a natural join or other names. ``columns`` are those of a table that matters."""
     names: set[str] = set()
     tables: set[str] = set()
+    rows: dict[str, list[set[str]]] = {}
+    parts: set[tuple[str, str]] = set()
     for message in walk(tree):
         kind = type(message).__name__
         if kind == "A_Star" or (kind == "JoinExpr" and message.is_natural):
@@ -60,11 +62,20 @@ def columns_named(tree: Any) -> set[str] | None:
             tables.add(message.alias.aliasname)
         if kind == "RangeVar":
             tables.add(message.relname)
+            if (known := columns(message)) is not None:
+                called = message.alias.aliasname if message.HasField("alias") else message.relname
+                rows.setdefault(called, []).append(known)
         elif kind == "JoinExpr":
             names.update(n.string.sval for n in message.using_clause)
+            if message.HasField("alias"):
+                rows.setdefault(message.alias.aliasname, []).append(set())
         elif kind == "ColumnRef":
             names.add(message.fields[-1].string.sval)
-    return None if names & tables else names
+            if len(message.fields) > 1:
+                parts.add((message.fields[-2].string.sval, message.fields[-1].string.sval))
+    if names & tables or any(name not in known for table, name in parts for known in rows.get(table, ())):
+        return None
+    return names
 
 
 def range_vars(message: Any) -> Iterator[Any]:
