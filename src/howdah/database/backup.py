@@ -22,7 +22,8 @@ from .server import Server
 from .session import Session
 
 _FOREIGN_KEY = re.compile(r"\d+; \d+ (\d+) FK CONSTRAINT ")
-"""An entry in the contents of a dump."""
+_TIERS = re.compile(r"\d+; \d+ \d+ TABLE DATA howdah tier(?:s|_snapshots|_garbage) ")
+"""Entries in the contents of a dump: what it says of bases is true elsewhere, and no flusher may go by it here."""
 
 
 def _tool(server: Server, name: str) -> str:
@@ -125,7 +126,7 @@ async def load(server: Server, session: Session, path: Any, location: Any) -> No
         raise NotFound(f"{source}: no such file")
     with source.open("rb") as file:
         if file.read(5) == b"PGDMP":
-            await _load(server, source, source, ())
+            await _load(server, source, source, None)
             return
     if not tarfile.is_tarfile(source):
         raise InvalidInput(f"{source}: this is no backup: neither pg_dump's custom format nor one of Howdah's")
@@ -139,7 +140,8 @@ async def load(server: Server, session: Session, path: Any, location: Any) -> No
             read = True
             await attach(session, backup)
         except BaseException as error:
-            remove(backup.tables)
+            if not read or not session.is_closed():  # else it may have been committed
+                remove(backup.tables)
             if not read or not isinstance(error, Error):
                 raise
             raise BackendError(
@@ -148,15 +150,17 @@ async def load(server: Server, session: Session, path: Any, location: Any) -> No
             ) from error
 
 
-async def _load(server: Server, dump: Path, source: Path, later: Collection[int]) -> None:
-    """Read a dump, but for the foreign keys with these numbers."""
+async def _load(server: Server, dump: Path, source: Path, later: Collection[int] | None) -> None:
+    """Read a dump; of one with tiered tables not the foreign keys with these numbers, nor where their bases were."""
     where, environment = _where(server)
     what = f"{source}: the restore failed, and nothing was changed"
     tool, chosen = _tool(server, "pg_restore"), []
-    if later:
+    if later is not None:
         listed = await _run([tool, "--list", str(dump)], environment, what)
         rest = [
-            line for line in listed.splitlines() if (m := _FOREIGN_KEY.match(line)) is None or int(m[1]) not in later
+            line
+            for line in listed.splitlines()
+            if not _TIERS.match(line) and ((m := _FOREIGN_KEY.match(line)) is None or int(m[1]) not in later)
         ]
         contents = dump.with_name("contents")
         contents.write_text("\n".join(rest))

@@ -203,9 +203,6 @@ async def attach(session: Session, backup: Backup) -> None:
         for table, tiered in zip(tables, fresh, strict=True):
             for statement in objects.drop(replace(tiered, oid=table.oid)):
                 await session.command(statement)
-        await session.command(
-            "DELETE FROM howdah.tiers; DELETE FROM howdah.tier_snapshots; DELETE FROM howdah.tier_garbage"
-        )
         for table, tiered in zip(tables, fresh, strict=True):
             await begin(session, tiered)
             await _based(session, table, tiered)
