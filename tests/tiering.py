@@ -25,7 +25,9 @@ MORE = (
     "bytea DEFAULT '\\xdead'",
     "time DEFAULT '23:59:59.999999'",
     "interval DEFAULT '1 mon 2 days -03:00'",
-    "int[] DEFAULT '{{1,2},{3,NULL}}'",
+    "int[][] DEFAULT '{{1,2},{3,NULL}}'",
+    "int[] DEFAULT '{1,NULL}'",
+    'varchar(9)[] DEFAULT \'{"a,b",NULL,"NULL"}\'',
     "int GENERATED ALWAYS AS (n * 2) STORED",
     "date DEFAULT '2024-02-29'",
     "varchar(5) DEFAULT E'\\u00e9\"\\n,'",
@@ -309,6 +311,17 @@ class Statements:
                 [key],
             ),
             ("SELECT {t}.* FROM {t} WHERE $1 > ts ORDER BY ts DESC, id OFFSET 3 LIMIT 5", [self.moment()]),
+            ("SELECT id, ts, n FROM {t} AS q WHERE kind <> $1 ORDER BY n DESC NULLS LAST, q.ts, 1 LIMIT 6", ["k2"]),
+            ("SELECT id, money FROM {t} ORDER BY 2, id DESC LIMIT $1", [key % 9]),
+            (
+                "SELECT {t}.id, kind, ts, count(*) FROM {t} JOIN other o ON o.id = {t}.n AND o.id > 1 GROUP BY {t}.id ORDER BY 1",
+                [],
+            ),
+            ("SELECT id FROM {t} WHERE n IN (SELECT id FROM other WHERE id <> $1) AND id > 20 ORDER BY id", [key % 4]),
+            (
+                "SELECT o.id, x.id FROM other o LEFT JOIN {t} x ON o.id = x.n AND x.id < $1 WHERE o.id IN (1, 3) ORDER BY 1, 2",
+                [key],
+            ),
         ]
         return self.random.choice(choices)
 

@@ -96,12 +96,13 @@ def test_vectors_as_lists_and_arrays(db: Database) -> None:
     db.execute("CREATE TABLE v (id int, e vector(3), h halfvec(2))")
     db.query("INSERT INTO v VALUES (1, $1, $2)", [1, 2.5, 3], np.array([1, 2]))
     db.query("INSERT INTO v VALUES (2, $1, NULL)", np.array([0, 0, 1], dtype=np.float64))
-    row = db.query("SELECT * FROM v ORDER BY e <-> $1 LIMIT 1", [1, 2, 3])[0]
+    row = db.query("SELECT * FROM v ORDER BY e <-> $1 LIMIT 1", "[1, 2, 3]")[0]
+    assert db.query("SELECT * FROM v ORDER BY e <-> $1 LIMIT 1", [1, 2, 3])[0]["id"] == row["id"]
     assert row["e"].tolist() == [1, 2.5, 3]
     assert (row["e"].dtype, row["h"].dtype) == (np.float32, np.float16)
     with pytest.raises(TypeMismatch, match="expected 3 dimensions, not 2"):
         db.query("INSERT INTO v VALUES (3, $1)", [1, 2])
-    for bad in ("[1,2,3]", [[1], [2]], ["x"], [float("nan"), 1, 2]):
+    for bad in ("1,2,3", "{1,2,3}", "[1,2,3", b"[1,2,3]", [[1], [2]], ["x"], [float("nan"), 1, 2]):
         with pytest.raises((TypeMismatch, InvalidInput)):
             db.query("INSERT INTO v VALUES (3, $1)", bad)
     db.query("INSERT INTO v SELECT n, ARRAY[n, n % 7, 1]::vector(3) FROM generate_series(10, 2000) n")

@@ -91,12 +91,12 @@ def test_rows_are_seen_once_whatever_is_flushed_meanwhile(db: Database, database
 
 DIE = """
 import os, sys, howdah
-from howdah.database.overlay import base, flush
+from howdah.database.overlay import commits, flush
 database_url, step = sys.argv[1:]
 def die(*_, **__): os._exit(9)
 with howdah.Database.open(database_url) as db:
     if step == "before":
-        base.commit = die
+        commits.commit = die
     elif step == "written":
         flush._cut = die
     else:
@@ -315,7 +315,7 @@ def test_the_base_is_an_iceberg_table_and_a_broken_one_is_told(db: Database, tmp
     assert (rows[0]["ts"], rows[0]["money"], rows[0]["tags"]) == (
         EPOCH + timedelta(hours=1),
         Decimal("0.13"),
-        "{a,1}",
+        ["a", "1"],
     )
     for file in (tmp_path / "base").rglob("*.parquet"):
         file.unlink()
@@ -379,7 +379,7 @@ def test_an_error_after_an_insert_cannot_be_committed(
     def broken(*_: object, **__: object) -> None:
         raise TierError("the disk is gone")
 
-    monkeypatch.setattr("howdah.database.overlay.base.Scan.take", broken)
+    monkeypatch.setattr("howdah.database.overlay.scan.Scan.take", broken)
     with pytest.raises(Error), db.transaction() as tx, pytest.raises(TierError):
         tx.query("INSERT INTO t (id) VALUES (1)")
     monkeypatch.undo()

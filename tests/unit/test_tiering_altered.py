@@ -227,20 +227,20 @@ def test_a_flush_under_way_and_a_change_of_columns(
     db: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that were read under the old columns are not put under the new ones."""
-    from howdah.database.overlay import base
+    from howdah.database.overlay import commits
 
     make(db, str(tmp_path / "base"))
     db.flush()
     fill(db, 61, 70)
-    commit, entered, go_on = base.commit, threading.Event(), threading.Event()
+    commit, entered, go_on = commits.commit, threading.Event(), threading.Event()
 
-    def slow(*given: Any) -> base.Commit:
+    def slow(*given: Any) -> commits.Commit:
         made = commit(*given)
         entered.set()
         assert go_on.wait(30)
         return made
 
-    monkeypatch.setattr(base, "commit", slow)
+    monkeypatch.setattr(commits, "commit", slow)
     failures: list[Exception] = []
 
     def flush() -> None:

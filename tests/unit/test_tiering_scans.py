@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from howdah import Database, QueryTimeout, TierError
-from howdah.database.overlay import base
+from howdah.database.overlay import scan
 from tests.tiering import make, same
 
 
@@ -23,14 +23,14 @@ def db(database_url: str) -> Iterator[Database]:
 def wanted(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str] | None]:
     """The columns of each reading of files, in small pieces."""
     seen: list[Sequence[str] | None] = []
-    batches = base.batches
+    batches = scan.batches
 
     def noted(metadata: str, names: Any, condition: Any, columns: Sequence[str] | None = None, **how: Any) -> Any:
         seen.append(columns)
         return batches(metadata, names, condition, columns, **how)
 
-    monkeypatch.setattr(base, "batches", noted)
-    monkeypatch.setattr(base, "TOGETHER", 1000)
+    monkeypatch.setattr(scan, "batches", noted)
+    monkeypatch.setattr(scan, "TOGETHER", 1000)
     return seen
 
 
@@ -92,27 +92,27 @@ def test_rows_come_in_pieces_and_what_fails_between_them_is_told(
 ) -> None:
     make(db, tmp_path, 200, partition_by=["kind"])
     db.flush()
-    monkeypatch.setattr(base, "TOGETHER", 1)
+    monkeypatch.setattr(scan, "TOGETHER", 1)
     pieces: list[int] = []
-    take = base.Scan.take
+    take = scan.Scan.take
 
-    def counted(scan: base.Scan) -> Any:
-        rows = take(scan)
+    def counted(source: scan.Scan) -> Any:
+        rows = take(source)
         pieces.append(0 if rows is None else rows.num_rows)
         return rows
 
-    monkeypatch.setattr(base.Scan, "take", counted)
+    monkeypatch.setattr(scan.Scan, "take", counted)
     same(db)
     assert len(pieces) > 2 * 5
     assert sum(pieces) == 2 * 200
     pieces.clear()
 
-    def fails(scan: base.Scan) -> Any:
+    def fails(source: scan.Scan) -> Any:
         if pieces:
             raise TierError("the disk is gone")
-        return counted(scan)
+        return counted(source)
 
-    monkeypatch.setattr(base.Scan, "take", fails)
+    monkeypatch.setattr(scan.Scan, "take", fails)
     for _ in range(12):  # more than there are connections
         pieces.clear()
         with pytest.raises(TierError, match="the disk is gone"):
@@ -123,14 +123,14 @@ def test_rows_come_in_pieces_and_what_fails_between_them_is_told(
             inner.query("UPDATE t SET n = 1 WHERE f > 0")
         assert tx.query("SELECT 1")[0][0] == 1
 
-    def waits(scan: base.Scan) -> Any:
+    def waits(source: scan.Scan) -> Any:
         import time
 
         if pieces:
             time.sleep(1)
-        return counted(scan)
+        return counted(source)
 
-    monkeypatch.setattr(base.Scan, "take", waits)
+    monkeypatch.setattr(scan.Scan, "take", waits)
     pieces.clear()
     with db.transaction() as tx:
         tx.query("SET LOCAL statement_timeout = '300ms'")

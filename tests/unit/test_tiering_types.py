@@ -12,6 +12,7 @@ import pytest
 from pyiceberg.table import StaticTable
 
 from howdah import Database, TieringRefused, Unsupported
+from howdah.database.overlay.columns import TierColumn, arrow_schema
 from howdah.database.overlay.texts import as_text, decoded, encoded
 
 SHAPE = (
@@ -107,14 +108,19 @@ def test_dead_rows_of_keys_of_several_columns_beside_vectors(db: Database, tmp_p
 
 
 def test_there_and_back() -> None:
-    schema = pa.schema(
-        [pa.field("n", pa.int64()), pa.field("b", pa.large_binary()), pa.field("v", pa.large_list(pa.float32()))]
-    )
+    columns = [
+        TierColumn(i, name, name, name, False, True, 0, 1)
+        for i, name in enumerate(("int8", "bytea", "vector", "uuid", "_text"))
+    ]
+    schema = arrow_schema(pa, columns)
     random = np.random.default_rng(1)
     values = [None if n % 5 == 0 else random.standard_normal(n % 7 + 1).astype(np.float32).tolist() for n in range(500)]
     data = [None if n % 3 == 0 else random.bytes(n % 11) for n in range(500)]
-    rows = pa.table({"n": list(range(500)), "b": data, "v": values}, schema=schema)
+    uuids = [None if n % 4 == 0 else random.bytes(16) for n in range(500)]
+    odd = [None, "", "NULL", "null", 'a"b', "c\\d", "e,f", "{g}", " h\n", "é"]
+    lists = [None if n % 6 == 0 else [odd[i] for i in random.integers(0, len(odd), n % 4)] for n in range(500)]
+    rows = pa.table(dict(zip(schema.names, (list(range(500)), data, values, uuids, lists), strict=True)), schema=schema)
     for part in (rows, rows.slice(7, 100), rows.slice(0, 0), pa.concat_tables([rows.slice(3, 5), rows.slice(100, 50)])):
-        text = encoded(part)
-        assert text.schema == as_text(schema)
-        assert decoded(text, schema).to_pylist() == part.to_pylist()
+        text = encoded(part, columns)
+        assert text.schema == as_text(schema, columns)
+        assert decoded(text, columns).to_pylist() == part.to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +21,25 @@ def _json_out(value: Any) -> bytes:
 
 def _vector_out(dtype: str) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
-        if isinstance(value, (bytes, bytearray, str)):
-            raise ValueError("expected a list of numbers or a NumPy array")
+        if isinstance(value, str):
+            value = _parsed(value)
+        if isinstance(value, (bytes, bytearray)) or value is None:
+            raise ValueError("expected a list of numbers, a NumPy array or text such as [1,2,3]")
         numbers = np.asarray(value, dtype=dtype)
         if numbers.ndim != 1:
             raise ValueError(f"expected a list of numbers or an array of one dimension, got {numbers.ndim}")
         return len(numbers).to_bytes(2, "big") + b"\0\0" + numbers.tobytes()
 
     return encode
+
+
+def _parsed(text: str) -> Any:
+    """The numbers of a vector's text; ``None`` if it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _vector_in(dtype: str, native: Any) -> Callable[[bytes], np.ndarray]:

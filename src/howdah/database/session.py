@@ -132,6 +132,7 @@ class Session:
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
                 return await self._several(sql, timeout)
+            await self._synced(error)
             raise self._explained(error, sql, timeout) from error
         spent = time.perf_counter() - began
         if shapes(sql):
@@ -139,6 +140,13 @@ class Session:
         # A row knows its columns; the statement, while its connection is there.
         names = () if rows else tuple(a.name for a in statement.get_attributes())
         return Rows(rows, lambda: tuple(rows[0].keys()) if rows else names, statement.get_statusmsg(), spent)
+
+    async def _synced(self, error: BaseException) -> None:
+        """After an error of the driver's own, such as for a parameter: the server still waits within what it has prepared, and a
+        transaction that began there would not be the first thing."""
+        if not isinstance(error, (asyncpg.PostgresError, TimeoutError)) and not self.is_closed():
+            with suppress(*DRIVER_ERRORS):
+                await self.connection.execute("SELECT 1")
 
     async def columns(self, sql: str) -> list[tuple[str, str]]:
         """Name and type of the columns that a statement gives, without running it."""

@@ -19,8 +19,9 @@ from .overlay.counting import Stale
 from .overlay.explaining import explained
 from .overlay.manage import Tier, Tiers
 from .overlay.plans import Plan
-from .overlay.run import inserted, read, run, stream
+from .overlay.run import read, run, stream
 from .overlay.tiered import Tiered
+from .overlay.writing import inserted
 from .rows import Executed, QueryPlan, Reading, Row, Rows
 from .session import Session, controls, shapes, split
 

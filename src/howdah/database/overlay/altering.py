@@ -13,8 +13,8 @@ from typing import Any
 from ...errors import TierError, TieringRefused
 from ..copying import arrow_library
 from ..session import Session
-from . import base, uniques
-from .columns import TierColumn, arrow_schema
+from . import base, commits, uniques
+from .columns import TierColumn, arrow_schema, arrow_type
 from .counting import current, named
 from .objects import check_shape, drop, guard, unguard
 from .tiered import SHAPE, Tiered, described
@@ -22,7 +22,7 @@ from .tiered import SHAPE, Tiered, described
 _BOUND = re.compile(r"\((\d+)\)")
 _SAME = {
     *((t, t) for t in ("varchar", "bpchar", "timestamp", "timestamptz", "time", "timetz", "interval")),
-    *((t, "text") for t in ("varchar", "json", "jsonb", "uuid", "text")),
+    *((t, "text") for t in ("varchar", "json", "jsonb", "text")),
     *(("text", "varchar"), ("json", "jsonb"), ("jsonb", "json"), ("int2", "int4")),
 }
 """Types whose values the base has in the same form, where the second's bound is none or as wide."""
@@ -37,7 +37,7 @@ async def emptied(session: Session, tiered: Tiered, names: Sequence[str]) -> Non
     for table in (tiered.shadow, *(tiered.beside(unique) for unique in tiered.uniques)):
         await session.command(f"DELETE FROM {table}")  # a TRUNCATE would reach into older snapshots
     await session.query("UPDATE howdah.tiers SET rows = 0 WHERE rel = $1::oid", (tiered.oid,), None)
-    made = await asyncio.to_thread(base.empty, tiered.location, snapshot.metadata)
+    made = await asyncio.to_thread(commits.empty, tiered.location, snapshot.metadata)
     if made is not None:
         await named(session, tiered, made, snapshot.metadata)
 
@@ -80,7 +80,7 @@ async def altered(session: Session, old: Tiered) -> None:
     for statement in (*uniques.alter(old, new), guard(new)):
         await session.command(statement)
     if work is not None and metadata is not None:
-        made = await asyncio.to_thread(base.change, old.location, metadata, work)
+        made = await asyncio.to_thread(commits.change, old.location, metadata, work)
         if not await named(session, old, made, metadata):
             raise TierError(f"{old.table}: its base was changed by somebody else meanwhile: run the statement again")
 
@@ -112,7 +112,8 @@ def _evolution(old: Tiered, new: Tiered) -> Callable[[Any], None] | None:
             steps.append(("widen", column.name, _type(found)))
         if found.name != column.name:
             steps.append(("rename", column.name, found.name))
-    steps += [("add", c.name, _type(c)) for number, c in after.items() if number not in before]
+    more = [c for number, c in after.items() if number not in before]
+    steps += [("add", c.name, arrow_schema(arrow_library(), [c])) for c in more]
     if not steps:
         return None
 
@@ -129,12 +130,12 @@ def _keys(tiered: Tiered) -> list[int]:
 
 
 def _type(column: TierColumn) -> Any:
-    return arrow_schema(arrow_library(), [column]).field(0).type
+    return arrow_type(arrow_library(), column)
 
 
 def _widened(tiered: Tiered, old: TierColumn, new: TierColumn) -> bool:
     """Whether a column's type in the base changes; refuses what would not fit the rows that are there."""
-    if (old.spelled, old.exact) == (new.spelled, new.exact):
+    if (old.spelled, old.exact, old.native) == (new.spelled, new.exact, new.native):
         return False
     was, becomes = str(_type(old)), str(_type(new))
     if was == becomes:

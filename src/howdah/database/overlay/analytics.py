@@ -20,7 +20,7 @@ from ...errors import (
     Unsupported,
 )
 from ..session import Session
-from . import base, place
+from . import base, place, scan
 from .binding import fetch
 from .columns import TierColumn, quoted
 from .counting import current
@@ -28,7 +28,6 @@ from .manage import Tiers, ordinary
 from .tiered import Tiered
 
 _CASTS = {
-    "uuid": "UUID",
     "json": "JSON",
     "jsonb": "JSON",
     "numeric": "DOUBLE",
@@ -42,7 +41,7 @@ _TYPES = {
     "string": "VARCHAR",
     "timestamptz": "TIMESTAMP WITH TIME ZONE",
     "binary": "BLOB",
-    "list<float>": "FLOAT[]",
+    "uuid": "UUID",
 }
 """DuckDB's names of Iceberg's types, where they are others."""
 
@@ -138,7 +137,11 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
         f"SELECT {{columns}} FROM ONLY {table.table} t" if tiered else f"SELECT {{columns}} FROM {table.table} t",
     )
     connection.register(f"hot_{number}", heap)
-    parts = [f"SELECT * FROM hot_{number}"]
+    # Arrow has UUIDs as bytes.
+    uuids = [quoted(c.name) for c in table.columns if c.type == "uuid"]
+    shown = ", ".join(f"CAST(lower(hex({c})) AS UUID) AS {c}" for c in uuids)
+    every = f"* REPLACE ({shown})" if uuids else "*"
+    parts = [f"SELECT {every} FROM hot_{number}"]
     paths: list[str] = []
     if tiered is not None:
         snapshot = await current(session, tiered)
@@ -149,36 +152,45 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
             dead = await fetch(session, tiered.key_columns, f"SELECT {{columns}} FROM {tiered.shadow} t")
             if dead.num_rows:
                 connection.register(f"dead_{number}", dead)
-                where = f" WHERE NOT EXISTS (SELECT 1 FROM dead_{number} s WHERE {tiered.same_key('s', 'b')})"
+                keys = ", ".join(
+                    f"CAST(lower(hex({k})) AS UUID) AS {k}" if k in uuids else k for k in map(quoted, tiered.key)
+                )
+                gone = f"(SELECT {keys} FROM dead_{number})"
+                where = f" WHERE NOT EXISTS (SELECT 1 FROM {gone} s WHERE {tiered.same_key('s', 'b')})"
             # DuckDB reads files of directories by itself, those of buckets through pyarrow, or loaded where columns have changed.
-            source = f"base_{number}"
+            source, of_base = f"base_{number}", every
             if not any(place.remote(file.file_path) for file in found):
-                paths = [place.files(file.file_path)[1] for file in found]
+                paths, of_base = [place.files(file.file_path)[1] for file in found], "*"
                 source = (
                     f"read_parquet({_texts(paths)}, hive_partitioning = false, schema = {_schema(snapshot.metadata)})"
                 )
             elif base.evolved(snapshot.metadata):
-                connection.register(source, await asyncio.to_thread(base.table, snapshot.metadata, found))
+                connection.register(source, await asyncio.to_thread(scan.table, snapshot.metadata, found))
             else:
-                connection.register(source, base.dataset(snapshot.metadata, found))
-            cold = f"SELECT * FROM {source} b{where}"
+                connection.register(source, scan.dataset(snapshot.metadata, found))
+            cold = f"SELECT * FROM (SELECT {of_base} FROM {source}) b{where}"
             parts = [cold, *(parts if heap.num_rows else [])]
-    shown = ", ".join(map(_shown, table.columns))
+    columns = ", ".join(map(_shown, table.columns))
     if schema:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     spelled = f"{quoted(schema)}.{quoted(name)}" if schema else quoted(name)
-    connection.execute(f"CREATE VIEW {spelled} AS SELECT {shown} FROM ({' UNION ALL '.join(parts)})")
+    connection.execute(f"CREATE VIEW {spelled} AS SELECT {columns} FROM ({' UNION ALL '.join(parts)})")
     return paths
 
 
 def _schema(metadata: str) -> str:
     """A base's columns by their field ids, which files have too, in DuckDB's SQL."""
     fields = ", ".join(
-        f"{field.field_id}: {{name: {text_literal(field.name)}, type: {text_literal(_TYPES.get(str(field.field_type), str(field.field_type)))},"
+        f"{field.field_id}: {{name: {text_literal(field.name)}, type: {text_literal(_type(field.field_type))},"
         " default_value: NULL}"
         for field in base.opened(metadata).schema().fields
     )
     return f"MAP {{{fields}}}"
+
+
+def _type(of: Any) -> str:
+    """DuckDB's name of a type of Iceberg."""
+    return f"{_type(of.element_type)}[]" if hasattr(of, "element_type") else _TYPES.get(str(of), str(of))
 
 
 def _texts(values: Sequence[str]) -> str:

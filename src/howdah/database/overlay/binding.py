@@ -25,13 +25,13 @@ BLOCK, LARGEST = 8 * 1024 * 1024, 2**30
 XMIN = "howdah xmin"
 
 
-def _csv(rows: Any) -> Iterator[bytes]:
+def _csv(rows: Any, columns: Sequence[TierColumn]) -> Iterator[bytes]:
     """CSV of Arrow rows: what is quoted is a value, what is empty is null."""
     import pyarrow as pa
     import pyarrow.csv as csv
 
     options = csv.WriteOptions(include_header=False, quoting_style="all_valid")
-    for batch in encoded(rows).to_batches(max_chunksize=50_000):
+    for batch in encoded(rows, columns).to_batches(max_chunksize=50_000):
         out = io.BytesIO()
         csv.write_csv(pa.Table.from_batches([batch]), out, options)
         yield out.getvalue()
@@ -43,6 +43,7 @@ class _Rows:
     def __init__(self, tiered: Tiered, rows: AsyncIterator[Any], columns: Sequence[TierColumn]) -> None:
         self._tiered = tiered
         self._rows = rows
+        self._columns = columns
         self._names = [c.name for c in columns]
         self.count = 0
         self.error: Exception | None = None
@@ -56,7 +57,7 @@ class _Rows:
                         f"{self._tiered.table}: its base has other columns than it has: untier it, then tier it again"
                     )
                 self.count += rows.num_rows
-                for piece in _csv(rows.select(self._names)):
+                for piece in _csv(rows.select(self._names), self._columns):
                     yield piece
         except Exception as error:
             self.error = error
@@ -131,7 +132,7 @@ async def fetch(session: Session, columns: Sequence[TierColumn], sql: str, more:
     async def arrived(rows: bytes) -> None:
         waiting.extend(rows)  # the server sends whole rows
         if len(waiting) >= BLOCK:
-            found.append(await asyncio.to_thread(_read, bytes(waiting), schema))
+            found.append(await asyncio.to_thread(_read, bytes(waiting), schema, columns))
             waiting.clear()
 
     await session.command(FORMAT)
@@ -144,11 +145,11 @@ async def fetch(session: Session, columns: Sequence[TierColumn], sql: str, more:
     except (*DRIVER_ERRORS, TimeoutError) as error:
         raise explain(error, sql, session.place) from error
     if waiting:
-        found.append(_read(bytes(waiting), schema))
+        found.append(_read(bytes(waiting), schema, columns))
     return pa.concat_tables(found)
 
 
-def _read(text: bytes, schema: Any) -> Any:
+def _read(text: bytes, schema: Any, columns: Sequence[TierColumn]) -> Any:
     """Rows of CSV."""
     import pyarrow as pa
     import pyarrow.csv as csv
@@ -160,7 +161,7 @@ def _read(text: bytes, schema: Any) -> Any:
             read_options=csv.ReadOptions(column_names=schema.names, block_size=min(len(text) + 1, LARGEST)),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
-                column_types={f.name: f.type for f in as_text(schema)},
+                column_types={f.name: f.type for f in as_text(schema, columns)},
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
@@ -170,4 +171,4 @@ def _read(text: bytes, schema: Any) -> Any:
         )
     except pa.ArrowInvalid as error:
         raise Unsupported(f"a value that only Postgres has, such as infinity or a decimal NaN: {error}") from error
-    return decoded(found, schema).cast(schema)
+    return decoded(found, columns).cast(schema)

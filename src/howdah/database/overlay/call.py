@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from ...errors import InvalidInput, LimitExceeded, QueryTimeout
 from ..rows import Reading
 from ..session import Session
-from . import base, partials
+from . import partials, scan
 from .binding import bind
 from .columns import TierColumn
+from .first import First
 from .tiered import Snapshot, Tiered
 
 T = TypeVar("T")
@@ -44,18 +45,18 @@ class Call:
     ) -> int:
         """Bind the base rows that may fit a condition, as they come; how many."""
         names = None if columns is None else [c.name for c in columns]
-        scan = base.Scan(snapshot.metadata, condition, archive=snapshot.archive, columns=names, **how)
-        first = await self.within(tiered, scan.take)
-        self.told(scan)
-        if scan.skipped:
-            self.reading.skipped |= EVERY - scan.tiers
-        rows = None if first is None else self._taken(tiered, scan, first)
+        source = scan.Scan(snapshot.metadata, condition, archive=snapshot.archive, columns=names, **how)
+        first = await self.within(tiered, source.take)
+        self.told(source)
+        if source.skipped:
+            self.reading.skipped |= EVERY - source.tiers
+        rows = None if first is None else self._taken(tiered, source, first)
         return await bind(session, tiered, rows, columns, readonly=self.readonly)
 
-    async def _taken(self, tiered: Tiered, scan: base.Scan, rows: Any) -> AsyncIterator[Any]:
+    async def _taken(self, tiered: Tiered, source: scan.Scan, rows: Any) -> AsyncIterator[Any]:
         while rows is not None:
             yield rows
-            rows = await self.within(tiered, scan.take)
+            rows = await self.within(tiered, source.take)
 
     async def within(self, tiered: Tiered, work: Callable[[], T]) -> T:
         """Read a base, within the time that is left."""
@@ -72,7 +73,7 @@ class Call:
             ) from None
         return found
 
-    def told(self, found: base.Scan | partials.Summed) -> None:
+    def told(self, found: scan.Scan | partials.Summed | First) -> None:
         """Say that what was read is used."""
         self.reading.files += found.files
         self.reading.bytes += found.bytes

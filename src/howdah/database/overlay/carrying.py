@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import InvalidInput
 from ..session import Session
-from . import base, objects, partials, place, uniques
+from . import base, commits, objects, partials, place, scan, uniques
 from .binding import bind
 from .columns import selection
 from .counting import current, named
@@ -75,8 +75,8 @@ def _packed(
         return []
     gone = partials.keys(metadata, key, dead) if dead else None
     names: list[str] = []
-    scan = base.Scan(metadata, together=TOGETHER)
-    while (whole := scan.take()) is not None:
+    source = scan.Scan(metadata, together=TOGETHER)
+    while (whole := source.take()) is not None:
         rows = whole if gone is None else partials.without(whole, gone)
         if rows.num_rows:
             out = io.BytesIO()
@@ -106,7 +106,7 @@ class Carried:
     policy: dict[str, Any]
     key: str
     files: list[str]
-    made: base.Commit | None = None
+    made: commits.Commit | None = None
     rows: int = 0
     largest: Any = None
     """The largest value of ``key``, its key's first column."""
@@ -183,7 +183,7 @@ def build(backup: Backup) -> None:
             last = pc.max(rows.column(table.key)).as_py()
             table.largest = last if table.largest is None else max(table.largest, last)
             before = None if table.made is None else table.made.metadata
-            table.made = base.commit(table.location, before, rows.schema, fields, rows, None)
+            table.made = commits.commit(table.location, before, rows.schema, fields, rows, None)
             table.rows += rows.num_rows
 
 
@@ -224,7 +224,7 @@ async def _based(session: Session, table: Carried, tiered: Tiered) -> None:
         return
     if tiered.uniques:
         columns = [tiered.column(name) for name in uniques.columns(tiered)]
-        await bind(session, tiered, base.Scan(made.metadata, columns=[c.name for c in columns]).each(), columns)
+        await bind(session, tiered, scan.Scan(made.metadata, columns=[c.name for c in columns]).each(), columns)
         await session.command(f"WITH g AS (SELECT * FROM {tiered.loaded}){uniques.put_in(tiered, 'g')} SELECT")
     largest = tiered.rank(table.largest) if tiered.ranked else None
     if largest is not None:

@@ -22,9 +22,12 @@ _TWINS: Final = {
     "timestamptz": "timestamptz",
     "time": "time64",
     "bytea": "binary",
+    "uuid": "uuid",
     "vector": "list",
 }
-UNSORTED: Final = ("float4", "float8", "time", "bytea", "vector")
+_ELEMENTS: Final = ("int2", "int4", "int8", "float4", "float8", "bool", "text", "varchar")
+"""Types whose arrays have a twin."""
+UNSORTED: Final = ("float4", "float8", "time", "bytea", "uuid", "vector")
 """Those that no base is partitioned by."""
 KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid")
 """Types whose text says all of a key."""
@@ -49,11 +52,23 @@ class TierColumn:
     """Whether equal text is the same text: a deterministic collation."""
     collation: int = 0
     """The oid of its collation."""
+    dims: int = 0
+    """How many dimensions it was declared with, if it is an array."""
 
     @property
     def native(self) -> bool:
         """Whether the base has a type for it."""
-        return self.type in _TWINS or self.digits is not None
+        return self.type in _TWINS or self.digits is not None or self.element is not None
+
+    @property
+    def element(self) -> str | None:
+        """The type of an array's elements, if the base has it as a list."""
+        return self.type[1:] if self.dims < 2 and self.type[:1] == "_" and self.type[1:] in _ELEMENTS else None
+
+    @property
+    def nested(self) -> bool:
+        """Whether the base has it as a list, of which Iceberg asks nothing."""
+        return self.type == "vector" or self.element is not None
 
     @property
     def digits(self) -> tuple[int, int] | None:
@@ -66,18 +81,25 @@ class TierColumn:
     @property
     def prunable(self) -> bool:
         """Whether the base's statistics can rule values out."""
-        return self.native and self.type not in (*UNSORTED, "bool", "numeric") and self.exact
+        odd = ("float4", "float8", "time", "bytea", "bool", "numeric")
+        return self.native and not self.nested and self.type not in odd and self.exact
 
 
 def arrow_schema(pa: Any, columns: Sequence[TierColumn]) -> Any:
-    """The Arrow schema of the base."""
-    return pa.schema([pa.field(c.name, _arrow(pa, c)) for c in columns])
+    """The Arrow schema of the base: columns that it has as text say what they are in Postgres."""
+    notes = [None if c.native else {"doc": c.spelled} for c in columns]
+    return pa.schema([pa.field(c.name, arrow_type(pa, c), metadata=n) for c, n in zip(columns, notes, strict=True)])
 
 
-def _arrow(pa: Any, column: TierColumn) -> Any:
+def arrow_type(pa: Any, column: TierColumn) -> Any:
+    """A column's type in Arrow."""
     if column.digits is not None:
         return pa.decimal128(*column.digits)
+    if column.element is not None:
+        return pa.list_(pa.field("element", getattr(pa, _TWINS[column.element])()))
     twin = _TWINS.get(column.type, "string")
+    if twin == "uuid":
+        return pa.binary(16)  # the only type of that form
     if twin.startswith("timestamp"):
         return pa.timestamp("us", "UTC" if twin == "timestamptz" else None)
     if twin == "time64":
@@ -93,8 +115,8 @@ def selection(columns: Sequence[TierColumn]) -> str:
 
 
 def finite(columns: tuple[TierColumn, ...]) -> str:
-    """The condition that every value has a twin: infinity, years before 1 and after 9999, 24 o'clock and decimal numbers that are
-    none have no one, so such rows stay hot."""
+    """The condition that every value has a twin: infinity, years before 1 and after 9999, 24 o'clock, decimal numbers that are
+    none and arrays of other arrays or from another index on have no one, so such rows stay hot."""
     tests = [
         f"(t.{quoted(c.name)} IS NULL OR t.{quoted(c.name)} BETWEEN '0001-01-02' AND '9999-12-30')"
         for c in columns
@@ -103,6 +125,8 @@ def finite(columns: tuple[TierColumn, ...]) -> str:
     odd = [(c.name, "NaN") for c in columns if c.digits is not None]
     odd += [(c.name, "24:00") for c in columns if c.type == "time"]
     tests += [f"(t.{quoted(name)} IS NULL OR t.{quoted(name)} <> '{value}')" for name, value in odd]
+    for name in (f"t.{quoted(c.name)}" for c in columns if c.element is not None):
+        tests.append(f"coalesce(array_ndims({name}) = 1 AND array_lower({name}, 1) = 1, true)")
     return " AND ".join(tests) or "true"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...errors import SerializationFailure, TierError, Unsupported
 from ..session import Session
-from . import base
+from . import commits
 from .tiered import SHAPE, Snapshot, Tiered
 
 LOCK = 1752
@@ -54,7 +54,7 @@ async def current(
     return Snapshot(rows[0]["metadata"], rows[0]["generation"], rows[0]["max_key"], rows[0]["archive"])
 
 
-async def named(session: Session, tiered: Tiered, made: base.Commit, old: str | None) -> bool:
+async def named(session: Session, tiered: Tiered, made: commits.Commit, old: str | None) -> bool:
     """Let a new version of the base count in the place of another; whether that one still counted. A transaction is open."""
     swapped = await session.query(
         "WITH t AS (UPDATE howdah.tiers SET metadata = $2, snapshot_id = $3, generation = generation + 1, files = $4, bytes = $5"

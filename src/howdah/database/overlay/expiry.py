@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..session import Session
-from . import base, place
+from . import base, commits, place
 from .tiered import Tiered
 
 MOST = 1000
@@ -55,7 +55,7 @@ async def expire(session: Session, tiered: Tiered, older_than: timedelta, keep: 
         if found := [number for number in old if number != current]:
             table.maintenance.expire_snapshots().by_ids(found).commit()
 
-    made = await asyncio.to_thread(base.change, tiered.location, metadata, forget)
+    made = await asyncio.to_thread(commits.change, tiered.location, metadata, forget)
     async with session.transaction():
         swapped = await session.query(
             "UPDATE howdah.tiers SET metadata = $2, generation = generation + 1, swept_at = now()"

@@ -9,11 +9,11 @@ from ...engines.sql.dialect import text_literal
 from ..rows import PlannedTable, QueryPlan
 from ..session import Session
 from . import base, filters
+from .asking import ASKED, past_of, told
 from .call import EVERY, Call
 from .counting import current
 from .filters import Condition
 from .plans import Plan
-from .run import ASKED, past_of, worked_out
 
 
 async def explained(session: Session, plan: Plan, call: Call) -> QueryPlan:
@@ -21,7 +21,7 @@ async def explained(session: Session, plan: Plan, call: Call) -> QueryPlan:
     tables = []
     for tiered, mentions in sorted(plan.uses.items(), key=lambda use: use[0].table):
         snapshot = await current(session, tiered, plan.names.get(tiered, ()))
-        known = await worked_out(session, filters.expressions(mentions))
+        known = await told(session, mentions, call.params, steady=plan.kind == "read")
         condition = filters.any_of(tiered, mentions, call.params, known)
         version = await past_of(session, tiered, call.as_of) if plan.mode == "past" else None
         files: list[Any] = []
@@ -46,6 +46,8 @@ def _shown(condition: Condition) -> str:
         f"${value}" if kind in "pq" else text_literal(value) if isinstance(value, str) and kind == "c" else str(value)
         for kind, value in condition.values
     ]
+    if condition.values[0][0] == "k":
+        return f"{condition.column} IN ({condition.values[0][1].sql})"
     if condition.op == "between":
         return f"{condition.column} BETWEEN {values[0]} AND {values[1]}"
     if condition.op == "in":

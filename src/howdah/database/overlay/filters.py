@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from ...engines.sql.dialect import text_literal
 from .base import library
@@ -19,7 +20,8 @@ _PREFIX = re.compile(r"(?:[^\\%_]|\\.)+", re.DOTALL)
 
 class Condition(NamedTuple):
     """A column compared with constants (``("c", value)``), parameters (``("p", number)``; ``("q", number)`` where the statement
-    has it more than once) or expressions whose value the server has told (``("e", text)``)."""
+    has it more than once), expressions whose value the server has told (``("e", text)``), or all values of a query
+    (``("k", query)``)."""
 
     column: str
     op: str
@@ -31,7 +33,12 @@ def expressions(mentions: Sequence[Sequence[Condition]]) -> list[str]:
     return sorted({v for conditions in mentions for c in conditions for kind, v in c.values if kind == "e"})
 
 
-def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]) -> Any:
+def queries(mentions: Sequence[Sequence[Condition]]) -> list[Any]:
+    """The queries for values that the server is to run."""
+    return list(dict.fromkeys(v for conditions in mentions for c in conditions for kind, v in c.values if kind == "k"))
+
+
+def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[Any, Any]) -> Any:
     """The conditions as one expression of PyIceberg; what it cannot say is left out: more rows, never fewer. ``known`` are the
     values of the expressions."""
     parts = [e for c in conditions if (e := _one(tiered.column(c.column), c, params, known)) is not None]
@@ -43,13 +50,13 @@ def expression(tiered: Tiered, conditions: Sequence[Condition], params: Sequence
     return whole
 
 
-def says_all(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[str, Any]) -> bool:
+def says_all(tiered: Tiered, conditions: Sequence[Condition], params: Sequence[Any], known: Mapping[Any, Any]) -> bool:
     """Whether ``expression`` leaves none of the conditions out."""
     return all(_one(tiered.column(c.column), c, params, known) is not None for c in conditions)
 
 
 def any_of(
-    tiered: Tiered, mentions: Sequence[Sequence[Condition]], params: Sequence[Any], known: Mapping[str, Any]
+    tiered: Tiered, mentions: Sequence[Sequence[Condition]], params: Sequence[Any], known: Mapping[Any, Any]
 ) -> Any:
     """What a row that any mention of a table may need fulfils; ``None`` if that may be every row."""
     whole = None
@@ -72,10 +79,10 @@ def by_server(column: TierColumn, condition: Condition) -> Condition:
     return condition._replace(values=tuple(values))
 
 
-def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known: Mapping[str, Any]) -> Any:
+def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known: Mapping[Any, Any]) -> Any:
     ex = library().expressions
     if condition.op in ("null", "there"):
-        askable = column.native and column.type != "vector"  # Iceberg asks nothing of lists
+        askable = column.native and not column.nested
         return {"null": ex.IsNull, "there": ex.NotNull}[condition.op](column.name) if askable else None
     given = []
     for kind, value in condition.values:
@@ -84,12 +91,13 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
                 return None
             found = params[value - 1]
             if kind == "q" and not all(
-                type(v) is int and abs(v) < SAME for v in (found if type(found) is list else [found])
+                (type(v) is int and abs(v) < SAME) or isinstance(v, UUID)
+                for v in (found if type(found) is list else [found])
             ):
                 return None
             given.append(found)
         else:
-            given.append(known.get(value) if kind == "e" else value)
+            given.append(known.get(value) if kind in "ek" else value)
     if condition.op == "any":
         if not isinstance(given[0], (list, tuple)):
             return None
@@ -102,7 +110,8 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
         prefix = _prefix(values[0]) if column.type in ("text", "varchar") else ""
         return ex.StartsWith(name, prefix) if prefix else None
     if condition.op in ("in", "any"):
-        return ex.In(name, set(values)) if values else None
+        empty = ex.AlwaysFalse() if condition.values[0][0] == "k" else None
+        return ex.In(name, set(values)) if values else empty
     if column.type in ("text", "varchar") and condition.op != "=":
         return None  # its order is the collation's, not that of bytes
     if condition.op == "between":
@@ -130,6 +139,8 @@ def _value(column: TierColumn, value: Any) -> Any:
         return value if type(value) is int and -limit <= value < limit else None
     if column.type in ("text", "varchar"):
         return value if type(value) is str else None
+    if column.type == "uuid":
+        return _uuid(value)
     if column.type == "timestamptz":
         if type(value) is not datetime or value.tzinfo is None or not 1 < value.year < 9999:
             return None
@@ -139,6 +150,13 @@ def _value(column: TierColumn, value: Any) -> Any:
     if column.type == "date":
         return value.isoformat() if type(value) is date else None
     return None
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return value if isinstance(value, UUID) else UUID(value) if type(value) is str else None
+    except ValueError:
+        return None
 
 
 def keys_in(tiered: Tiered, keys: Sequence[Sequence[Any]]) -> Any:

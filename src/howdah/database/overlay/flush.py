@@ -12,10 +12,11 @@ from typing import Any
 from ...errors import TierError
 from ..copying import arrow_library
 from ..session import Session
-from . import base, filters, uniques
+from . import base, commits, filters, uniques
 from .binding import take
 from .columns import arrow_schema, finite, quoted, selection
 from .counting import LOCK, current, named
+from .texts import encoded
 from .tiered import Snapshot, Tiered
 
 BYTES = 64 * 1024 * 1024
@@ -135,7 +136,7 @@ async def _batch(session: Session, tiered: Tiered, most: int) -> tuple[Flushed, 
     return Flushed(0, moved, made.files, made.bytes, made.snapshot), rows.num_rows == most and moved > 0
 
 
-async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> base.Commit:
+async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> commits.Commit:
     """The new version of the base; storage that is busy is asked again."""
     schema = arrow_schema(arrow_library(), tiered.columns)
     gone = filters.keys_in(tiered, dead) if dead else None
@@ -143,7 +144,9 @@ async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tup
     tries, delay = tiered.policy["retries"], tiered.policy["retry_delay"]
     for wait in (*(delay * 2**n for n in range(tries)), None):
         try:
-            return await asyncio.to_thread(base.commit, tiered.location, snapshot.metadata, schema, fields, rows, gone)
+            return await asyncio.to_thread(
+                commits.commit, tiered.location, snapshot.metadata, schema, fields, rows, gone
+            )
         except TierError:
             if wait is None:
                 raise
@@ -170,7 +173,7 @@ async def _cut(
     rows: Any,
     xmins: list[str],
     dead: list[tuple[Any, ...]],
-    made: base.Commit,
+    made: commits.Commit,
 ) -> int:
     """Everything that makes the new base count, in one transaction: what moved leaves the heap unless it changed meanwhile, or
     is locked; how many rows did."""
@@ -180,6 +183,7 @@ async def _cut(
         return " AND ".join(f"{alias}.{quoted(k)} = {v}" for k, v in zip(tiered.key, typed, strict=True))
 
     shown = ", ".join(f"t.{quoted(name)}" for name in uniques.columns(tiered))
+    keys = encoded(rows.select(tiered.key), tiered.key_columns)
     async with session.transaction():
         await session.command(
             f"SET LOCAL lock_timeout = '100ms'; LOCK TABLE ONLY {tiered.table} IN ROW EXCLUSIVE MODE;"
@@ -200,7 +204,7 @@ async def _cut(
             f" stayed AS (INSERT INTO {tiered.shadow} SELECT {', '.join(typed)} FROM m WHERE NOT EXISTS"
             f" (SELECT 1 FROM gone g WHERE {same('g')}) ON CONFLICT DO NOTHING){uniques.put_in(tiered, 'gone')}"
             " SELECT count(*) AS moved FROM gone",
-            [*([str(v) for v in rows.column(k).to_pylist()] for k in tiered.key), xmins],
+            [*([str(v) for v in keys.column(k).to_pylist()] for k in tiered.key), xmins],
             None,
         )
         largest = tiered.rank(max(rows.column(tiered.key[0]).to_pylist())) if tiered.ranked else None

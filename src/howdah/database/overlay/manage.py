@@ -15,15 +15,15 @@ from ...values import seconds
 from ..copying import table_name
 from ..rows import Row
 from ..session import Session
-from . import base, objects, place
+from . import base, objects, place, scan
 from .binding import bind, bindable
 from .columns import quoted
 from .counting import LOCK, current
 from .flush import cooled_at, eligible
 from .planner import plan
 from .plans import Plan
-from .run import promoted
 from .tiered import SHAPE, TIERS, VIEWS, Known, Tiered, View, described
+from .writing import promoted
 
 log = logging.getLogger("howdah")
 KEPT = 2000
@@ -343,7 +343,7 @@ async def _back(session: Session, tiered: Tiered, metadata: str) -> int:
     there = await asyncio.to_thread(base.columns, metadata)
     # Columns that somebody has added past Howdah get their defaults.
     among = [c for c in tiered.columns if c.name in there]
-    await bind(session, tiered, base.Scan(metadata).each(), among)
+    await bind(session, tiered, scan.Scan(metadata).each(), among)
     live = await session.query(f"SELECT count(*) FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None)
     await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", (), most=None, among=[c.name for c in among])
     return int(live[0][0])

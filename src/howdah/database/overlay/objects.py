@@ -104,11 +104,11 @@ def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
     for name in policy["sort_by"] or ():
         if name not in there:
             raise TieringRefused(f"{tiered.table}: sort_by={name!r} is no column of it")
-        if there[name].type == "vector":
-            raise TieringRefused(f"{tiered.table}: sort_by={name!r}: vectors have no order in a base")
+        if there[name].nested:
+            raise TieringRefused(f"{tiered.table}: sort_by={name!r}: vectors and arrays have no order in a base")
     for name, transform, _ in partition_fields(policy["partition_by"]):
         by = there.get(name)
-        if by is None or not by.native or by.type in UNSORTED:
+        if by is None or not by.native or by.nested or by.type in UNSORTED:
             raise TieringRefused(
                 f"{tiered.table}: partition_by={name!r} is no column of it whose type Iceberg partitions by"
             )

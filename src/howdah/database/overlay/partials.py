@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from . import base
+from . import base, scan
 from .plans import Part
+from .texts import shown, stored
 
 MOST = 250_000
 """Partial rows that there may be."""
@@ -43,7 +44,6 @@ def summed(
     tiers: frozenset[str],
 ) -> Summed:
     """Sum up the base rows that fulfil a condition and whose ``key`` is none of those that are ``dead``."""
-    import pyarrow as pa
 
     with base.told(metadata, "a file of the base is missing or cannot be read"):
         names, skipped = base.chosen(metadata, condition, None, archive, tiers)
@@ -54,12 +54,12 @@ def summed(
             unread = {file.file_path for file in whole}
             names = [file for file in names if file.file_path not in unread]
         columns = {*(g for g, _ in groups), *(p.column for p in parts if p.column is not None), *(key if dead else ())}
-        batches = base.batches(metadata, names, condition, sorted(columns) or key, times=TIMES) if names else iter(())
+        batches = scan.batches(metadata, names, condition, sorted(columns) or key, times=TIMES) if names else iter(())
         found = _all(batches, groups, parts, keys(metadata, key, dead) if dead else None)
     size = sum(file.file_size_in_bytes for file in names)
     if found is None:
         return Summed(None, len(names), size, skipped)
-    texts = [column.cast(pa.string()).to_pylist() for column in found.columns]
+    texts = [shown(column).to_pylist() for column in found.columns]
     if counted:
         texts = [[*column, str(counted)] for column in texts]
     return Summed(texts, len(names), size, skipped)
@@ -70,7 +70,7 @@ def keys(metadata: str, key: Sequence[str], rows: Sequence[Sequence[Any]]) -> An
     import pyarrow as pa
 
     schema = base.arrow(metadata)
-    return pa.table({k: pa.array([row[i] for row in rows], schema.field(k).type) for i, k in enumerate(key)})
+    return pa.table({k: pa.array([stored(row[i]) for row in rows], schema.field(k).type) for i, k in enumerate(key)})
 
 
 def _whole(metadata: str, names: Sequence[Any], condition: Any) -> list[Any]:

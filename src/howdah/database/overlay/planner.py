@@ -7,6 +7,7 @@ from typing import Any
 import postgast
 
 from .columns import quoted
+from .limited import Limited, limited
 from .plans import Kind, Plan, Summary, unsupported
 from .reading import WRITES, Reader, Scope, called, conditions, lets, refuse_versions, returns, said
 from .shaping import TABLE, altering, check_create, dropping
@@ -91,9 +92,14 @@ class _Planner(Reader):
         if kind == "select_stmt":
             if node.select_stmt.locking_clause and (made := self._locking(tree, node.select_stmt)) is not None:
                 return made
+            if not node.select_stmt.HasField("with_clause"):
+                self._group(node.select_stmt, frozenset())
             quick, summed = self._quick(tree, node.select_stmt), self._summary(node.select_stmt)
+            reach = self._limited(node.select_stmt)
             self._statement(node.select_stmt, frozenset())
-            return Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick, summary=summed)
+            made = Plan(self._purity(node), postgast.deparse(tree), self._uses, quick=quick, summary=summed)
+            made.limited = reach if [len(mentions) for mentions in self._uses.values()] == [1] else None
+            return made
         if kind == "explain_stmt" and node.explain_stmt.query.WhichOneof("node") == "select_stmt":
             self._statement(node.explain_stmt.query.select_stmt, frozenset())
             return Plan(self._purity(node), postgast.deparse(tree), self._uses)
@@ -121,38 +127,43 @@ class _Planner(Reader):
 
     def _quick(self, tree: Any, select: Any) -> str | None:
         """The query on the heap alone, if it is one for the row of a key."""
-        items = select.from_clause
-        if self._mode or len(items) != 1 or items[0].WhichOneof("node") != "range_var" or select.op != 1:
+        if self._mode or select.op != 1 or (found := self._alone(select)) is None:
             return None
-        relation = items[0].range_var
-        tiered = self._known.table(relation.schemaname, relation.relname)
         others = ("with_clause", "having_clause", "locking_clause", "group_clause", "distinct_clause", "window_clause")
-        if tiered is None or not relation.inh or any(name in others for name, _ in fields(select)):
+        if any(name in others for name, _ in fields(select)):
             return None
         if any(type(m).__name__ not in _PLAIN for m in walk(select)):
             return None
-        alias = relation.alias if relation.HasField("alias") else None
-        if alias is not None and len(alias.colnames) > 0:
-            return None
-        if not self._pinned(tiered, relation.relname if alias is None else alias.aliasname, select):
+        if not self._pinned(*found, select):
             return None
         copy = type(tree)()
         copy.CopyFrom(tree)
         copy.stmts[0].stmt.select_stmt.from_clause[0].range_var.inh = False
         return str(postgast.deparse(copy))
 
-    def _summary(self, select: Any) -> Summary | None:
-        """How base rows are summed up where they are, if the query only asks for sums of one table."""
+    def _alone(self, select: Any) -> tuple[Tiered, str] | None:
+        """The tiered table that a query is of alone, and what it is called there."""
         items = select.from_clause
-        if self._mode or len(items) != 1 or items[0].WhichOneof("node") != "range_var":
+        if len(items) != 1 or items[0].WhichOneof("node") != "range_var":
             return None
         relation = items[0].range_var
         tiered = self._known.table(relation.schemaname, relation.relname)
         alias = relation.alias if relation.HasField("alias") else None
         if tiered is None or not relation.inh or (alias is not None and len(alias.colnames) > 0):
             return None
-        name = relation.relname if alias is None else alias.aliasname
-        return summary(select, tiered, name, self._about(tiered, name, conditions(select)))
+        return tiered, relation.relname if alias is None else alias.aliasname
+
+    def _summary(self, select: Any) -> Summary | None:
+        """How base rows are summed up where they are, if the query only asks for sums of one table."""
+        if self._mode or (found := self._alone(select)) is None:
+            return None
+        return summary(select, *found, self._about(*found, conditions(select)))
+
+    def _limited(self, select: Any) -> Limited | None:
+        """Which base rows the LIMIT of a query of one table can reach."""
+        if (found := self._alone(select)) is None:
+            return None
+        return limited(select, *found, self._about(*found, conditions(select)))
 
     def _pinned(self, tiered: Tiered, name: str, statement: Any) -> bool:
         """Whether a statement's WHERE gives the whole key."""

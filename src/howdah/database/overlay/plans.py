@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import Unsupported
 from .filters import Condition
+from .limited import Limited
 from .tiered import Tiered, View
 
 Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter"]
@@ -85,6 +86,8 @@ class Plan:
     """The names of the columns that a read may mean; ``None`` where that may be all."""
     summary: Summary | None = None
     """How base rows may be summed up where they are."""
+    limited: Limited | None = None
+    """Which of the base rows a query's LIMIT can reach."""
     functions: frozenset[str] = frozenset()
     """The functions that are called more than once for one answer: none may be volatile."""
 

@@ -15,6 +15,7 @@ import postgast
 
 from .columns import quoted
 from .filters import Condition, by_server
+from .joined import Joined
 from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
 from .tree import (
@@ -44,6 +45,8 @@ WRITES = ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt")
 _STATEMENTS = ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 _HARMLESS = ("now", "lower", "upper", "md5", "length", "concat", "to_jsonb", "jsonb_build_object", "jsonb_build_array")
 """Functions that write to no table."""
+_UNEQUAL = ("json", "xml", "point", "polygon", "path", "box", "line", "lseg", "circle", "jsonpath")
+"""Types that nothing is grouped by."""
 _SYSTEM = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 
 
@@ -75,6 +78,7 @@ class Scope:
 
     said: list[tuple[str, Condition]] = field(default_factory=list)
     alone: bool = False
+    joined: Joined | None = None
 
 
 class Reader:
@@ -98,7 +102,8 @@ class Reader:
         names = (name, "") if scope.alone else (name,)
         has = {c.name: c for c in tiered.columns}
         found = []
-        for called, one in scope.said:
+        more = scope.joined.about(tiered, name) if scope.joined is not None else []
+        for called, one in [*scope.said, *more]:
             if called in names and one.column in has:
                 # Another mention of a parameter may give it another type, in which its value is another one.
                 values = tuple(("q", v) if k == "p" and self._mentioned[v] > 1 else (k, v) for k, v in one.values)
@@ -123,8 +128,11 @@ class Reader:
         hidden = self._with(statement, hidden)
         scope = conditions(statement)
         kind = type(statement).__name__
-        if kind == "SelectStmt" and statement.locking_clause and self._mentions(statement, hidden):
-            raise unsupported("SELECT … FOR UPDATE over a tiered table")
+        if kind == "SelectStmt":
+            if statement.locking_clause and self._mentions(statement, hidden):
+                raise unsupported("SELECT … FOR UPDATE over a tiered table")
+            self._group(statement, hidden)
+            scope.joined = Joined(statement, lambda relation: self._ordinary(relation, hidden))
         for name, child in fields(statement):
             if name != "with_clause":
                 self._visit(child, hidden, (kind, name), scope)
@@ -238,6 +246,39 @@ class Reader:
             return None
         return self._known.find(relation.schemaname, relation.relname)
 
+    def _group(self, select: Any, hidden: frozenset[str]) -> None:
+        """Group by what depends on a table's key, where that is grouped by: a sub-select has no key, by which Postgres knows."""
+        if not select.group_clause or any(g.WhichOneof("node") != "column_ref" for g in select.group_clause):
+            return
+        relations = [item.range_var for item in _items(select.from_clause) if item.WhichOneof("node") == "range_var"]
+        alone = len(relations) == len(_items(select.from_clause)) == 1
+        groups = {column_of(g) for g in select.group_clause}
+        for relation in relations:
+            found = self._meant(relation, hidden)
+            if not isinstance(found, Tiered) or (relation.HasField("alias") and relation.alias.colnames):
+                continue
+            name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+            if not all({(name, k), *[("", k)] * alone} & groups for k in found.key):
+                continue
+            parts = [
+                m
+                for clause, child in fields(select)
+                if clause not in ("from_clause", "group_clause")
+                for m in walk(child)
+            ]
+            named = {m.fields[-1].string.sval for m in parts if type(m).__name__ == "ColumnRef"}
+            star = any(type(m).__name__ == "A_Star" for m in parts)
+            for column in found.columns:
+                grouped = column.name in found.key or (name, column.name) in groups
+                if column.type not in _UNEQUAL and (star or column.name in named) and not grouped:
+                    text = f"SELECT 1 GROUP BY {quoted(name)}.{quoted(column.name)}"
+                    select.group_clause.extend(postgast.parse(text).stmts[0].stmt.select_stmt.group_clause)
+
+    def _ordinary(self, relation: Any, hidden: frozenset[str]) -> bool:
+        """Whether a name means a table that is not tiered, or a view that reads none."""
+        hides = not relation.schemaname and relation.relname in hidden
+        return not hides and self._known.find(relation.schemaname, relation.relname) is None
+
     def _mentions(self, statement: Any, hidden: frozenset[str]) -> bool:
         return any(self._meant(r, hidden) is not None for item in statement.from_clause for r in range_vars(item))
 
@@ -282,6 +323,15 @@ class Reader:
             raise unsupported(f"the system column {names[-1]}, which rows on object storage do not have,")
         if len(column.fields) == 3 and len(names) >= 2 and self._known.find(names[0], names[1]) is not None:
             del column.fields[0]
+
+
+def _items(items: Any) -> list[Any]:
+    """The items of FROM, those of joins, too."""
+    found = []
+    for node in items:
+        inner = node.WhichOneof("node") == "join_expr"
+        found += _items([node.join_expr.larg, node.join_expr.rarg]) if inner else [node]
+    return found
 
 
 def _spelled(relation: Any) -> str:

@@ -12,7 +12,7 @@ from .columns import TierColumn, quoted
 COLUMNS = """
 SELECT a.attnum::int AS number, a.attname AS name, y.typname AS type, format_type(a.atttypid, a.atttypmod) AS spelled,
   a.attgenerated <> '' AS generated, coalesce(l.collisdeterministic, true) AS exact,
-  a.attcollation::bigint AS collation
+  a.attcollation::bigint AS collation, a.attndims::int AS dims
 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
@@ -29,7 +29,7 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN LATERAL (SELE
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum) x
 WHERE i.indrelid = $1::oid AND i.indisunique AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL GROUP BY x.columns ORDER BY 1
 """
-SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation), ',' ORDER BY attnum)
+SHAPE = """(SELECT md5(string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation, attndims), ',' ORDER BY attnum)
     || coalesce((SELECT string_agg(indkey::text, ',' ORDER BY indkey::text) FROM pg_index
       WHERE indrelid = {rel} AND indisunique AND NOT indisprimary), ''))
   FROM pg_attribute WHERE attrelid = {rel} AND attnum > 0 AND NOT attisdropped)"""
@@ -175,7 +175,9 @@ class Tiered:
 
     def rank(self, key: Any) -> int:
         """The number of a key, as the base has it: equal or larger for a larger key."""
-        return int(str(key).replace("-", "")[:15], 16) if self.column(self.key[0]).type == "uuid" else int(key)
+        if self.column(self.key[0]).type != "uuid":
+            return int(key)
+        return int((key.hex() if isinstance(key, bytes) else str(key).replace("-", ""))[:15], 16)
 
     def rank_sql(self, alias: str) -> str:
         """The same in SQL."""

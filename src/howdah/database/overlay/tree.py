@@ -22,7 +22,7 @@ _STABLE = (
     "to_timestamp",
     "date",
 )
-_PLAIN_TYPES = ("timestamptz", "timestamp", "date", "interval", "int2", "int4", "int8", "text")
+_PLAIN_TYPES = ("timestamptz", "timestamp", "date", "interval", "int2", "int4", "int8", "text", "uuid")
 _PARTS = ("Node", "A_Const", "Integer", "Float", "String", "Boolean", "TypeCast", "SQLValueFunction")
 """What a constant that the server works out may be made of."""
 
@@ -227,10 +227,10 @@ def condition(statement: Any) -> tuple[str | None, tuple[int, ...], bool]:
     )
     if whole or not statement.HasField("where_clause"):
         return None, (), whole
-    return (*_renumbered(statement.where_clause), False)
+    return (*text_of_where(statement.where_clause), False)
 
 
-def _renumbered(where: Any) -> tuple[str, tuple[int, ...]]:
+def text_of_where(where: Any) -> tuple[str, tuple[int, ...]]:
     """A condition as text with parameters from $1 on, and which ones they were."""
     tree = postgast.parse("SELECT 1 WHERE true")
     tree.stmts[0].stmt.select_stmt.where_clause.CopyFrom(where)

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..session import Session
-from . import base, place
+from . import base, commits, place, scan
 from .counting import named
 from .expiry import MOST, expire
 from .tiered import Tiered
@@ -53,7 +53,7 @@ async def upkeep(session: Session, tiered: Tiered) -> bool:
 async def _swap(session: Session, tiered: Tiered, metadata: str, old: Sequence[Any], archive: bool) -> bool:
     """Put other files with the same rows in the place of some; not when somebody emptied the table meanwhile."""
     work = _archive if archive else _merge
-    made = await asyncio.to_thread(base.change, tiered.location, metadata, lambda table: work(table, old, tiered))
+    made = await asyncio.to_thread(commits.change, tiered.location, metadata, lambda table: work(table, old, tiered))
     async with session.transaction():
         return await named(session, tiered, made, metadata)
 
@@ -109,7 +109,7 @@ def _merge(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
     from .versions import replace
 
     order = tiered.policy["sort_by"] or tiered.key
-    whole = base.table(table.metadata_location, old).sort_by([(name, "ascending") for name in order])
+    whole = scan.table(table.metadata_location, old).sort_by([(name, "ascending") for name in order])
     replace(table, [(old, whole)])
 
 

@@ -39,7 +39,7 @@ class Versions(NoopCatalog, MetastoreCatalog):
 
     def create(self, location: str, schema: Any, fields: Any, properties: dict[str, str]) -> Table:
         """A new table of an Arrow schema; ``fields`` of its partitions are (column, name, transform)."""
-        shape = assign_fresh_schema_ids(self._convert_schema_if_needed(schema))
+        shape = assign_fresh_schema_ids(self._convert_schema_if_needed(_uuids(schema)))
         spec = PartitionSpec(
             *(
                 PartitionField(shape.find_field(column).field_id, FIRST_FIELD + number, transform, name)
@@ -80,12 +80,12 @@ def replace(table: Table, parts: Iterable[tuple[Sequence[Any], Any]]) -> None:
         for files, rows in parts:
             old += files
             if rows is not None and rows.num_rows:
-                fresh += _dataframe_to_data_files(change.table_metadata, rows, table.io)
+                fresh += _dataframe_to_data_files(change.table_metadata, rows.cast(_uuids(rows.schema)), table.io)
         swap(change, old, fresh)
 
 
 def evolve(table: Table, steps: Sequence[tuple[str, str, Any]]) -> None:
-    """Change the columns: ``("add", name, type)`` and ``("widen", name, type)`` with Arrow types, ``("rename", name, new)``,
+    """Change the columns: ``("add", name, schema)`` and ``("widen", name, type)`` of Arrow, ``("rename", name, new)``,
     ``("drop", name, None)``."""
     with Changing(table) as change, change.update_schema() as update:
         for kind, name, what in steps:
@@ -94,11 +94,18 @@ def evolve(table: Table, steps: Sequence[tuple[str, str, Any]]) -> None:
             elif kind == "rename":
                 update.rename_column((name,), what)
             else:
-                made = table.catalog._convert_schema_if_needed(pa.schema([pa.field(name, what)])).fields[0].field_type
+                shape = _uuids(what if kind == "add" else pa.schema([pa.field(name, what)]))
+                made = table.catalog._convert_schema_if_needed(shape).fields[0]
                 if kind == "add":
-                    update.add_column((name,), made)
+                    update.add_column((name,), made.field_type, made.doc)
                 else:
-                    update.update_column((name,), made)
+                    update.update_column((name,), made.field_type)
+
+
+def _uuids(schema: Any) -> Any:
+    """Columns of Arrow as files have them: bytes of that length are UUIDs."""
+    fixed = pa.types.is_fixed_size_binary
+    return pa.schema([f.with_type(pa.uuid()) if fixed(f.type) else f for f in schema])
 
 
 def swap(change: Transaction, old: Sequence[Any], fresh: Sequence[Any]) -> None:

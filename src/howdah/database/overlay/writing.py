@@ -1,0 +1,160 @@
+"""What writes do beside their statement: base rows are promoted before it, new keys are looked up in the base after it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ...errors import LimitExceeded
+from ..rows import Rows
+from ..session import Session
+from . import filters, uniques
+from .asking import PROMOTED
+from .call import Call
+from .columns import quoted, selection
+from .counting import current
+from .plans import Plan, Promotion
+from .tiered import Snapshot, Tiered
+
+
+def inserted(plan: Plan, rows: Rows) -> Rows:
+    """What a write whose keys are noted gives: the rows it returns, or how many there were."""
+    tag = {"insert": "INSERT 0", "merge": "MERGE"}.get(plan.kind, "UPDATE")
+    if plan.returning:
+        return Rows(rows, lambda: rows.columns, f"{tag} {len(rows)}", rows.elapsed)
+    return Rows([], lambda: (), f"{tag} {rows[0]['n']}", rows.elapsed)
+
+
+async def promote(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
+    """Bring the bound rows that a write may touch back to the heap."""
+    name = quoted(wanted.alias)
+    where = "true" if wanted.where is None else f"({wanted.where})"
+    given = [params[n - 1] for n in wanted.params] if wanted.where is not None else []
+    # What is dead is left out before the condition is asked: it may not even fit it.
+    live = f"(SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0)"
+    await promoted(session, tiered, f"SELECT {name}.* FROM {live} AS {name} WHERE {where}", given)
+
+
+async def promoted(
+    session: Session,
+    tiered: Tiered,
+    source: str,
+    params: Sequence[Any],
+    *,
+    most: int | None = PROMOTED,
+    among: Collection[str] | None = None,
+) -> None:
+    """Bring live base rows back to the heap: their keys are shadowed, which is also what keeps two of us apart. ``among``: the
+    columns that they have, if not all."""
+    names = [c.name for c in tiered.columns if not c.generated and (among is None or c.name in among)]
+    # No trigger, rule or cascade sees rows that only change their place.
+    await session.command("SET LOCAL session_replication_role = replica")
+    moved = await session.query(
+        f"WITH b AS (SELECT * FROM ({source}) b WHERE {tiered.live('b')}),"
+        f" s AS (INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM b ORDER BY {tiered.keys('b')}"
+        f" ON CONFLICT DO NOTHING RETURNING {tiered.keys()}){uniques.take_out(tiered, 'b', 's')}"
+        f" INSERT INTO {tiered.table} ({', '.join(map(quoted, names))}) OVERRIDING SYSTEM VALUE"
+        f" SELECT {', '.join(f'b.{quoted(n)}' for n in names)} FROM b JOIN s USING ({tiered.keys()})",
+        params,
+        None,
+    )
+    await session.command("SET LOCAL session_replication_role = origin")
+    if most is not None and moved.affected > most:
+        raise LimitExceeded(
+            f"{tiered.table}: the statement touches {moved.affected:,} rows on object storage; at most {most:,} at once:"
+            " do it in parts"
+        )
+
+
+async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Rows:
+    """Run a write that makes new keys, and look these up in the base."""
+    snapshot = await current(session, tiered)
+    await noted_keys(session, tiered)
+    if plan.probe is not None and snapshot.metadata is not None:
+        # It has the defaults of this moment, and holds a sequence: it goes at once.
+        name = tiered.probe.partition(".")[2]
+        await session.command(f"CREATE TEMP TABLE {name} (LIKE {tiered.table} INCLUDING DEFAULTS) ON COMMIT DROP")
+        await _relaxed(session, tiered)
+        await session.query(plan.probe, [call.params[n - 1] for n in plan.probe_params], None)
+        keys = await _keys(session, tiered, tiered.probe)
+        for unique in tiered.uniques:
+            keys += await _keys(session, tiered, uniques.clashing(tiered, unique, tiered.probe))
+        await session.command(f"DROP TABLE {tiered.probe}")
+        if keys:
+            if await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
+                await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
+    rows = await session.query(await _noted(session, plan, tiered), call.params, None)
+    await check_new(session, tiered, snapshot, call)
+    return inserted(plan, rows)
+
+
+async def noted_keys(session: Session, tiered: Tiered) -> None:
+    """Make the place for the keys of new rows, or empty it."""
+    await session.command(
+        f"CREATE TEMP TABLE IF NOT EXISTS {tiered.written.partition('.')[2]} ON COMMIT DELETE ROWS AS"
+        f" SELECT {tiered.keys()} FROM ONLY {tiered.table} WITH NO DATA; DELETE FROM {tiered.written}"
+    )
+
+
+async def _noted(session: Session, plan: Plan, tiered: Tiered) -> str:
+    """The statement of a write, with what notes its new keys."""
+    if plan.noting is None:
+        return plan.sql
+    names = [name for name, _ in await session.columns(plan.sql)] if plan.returning else []
+    mine = [f"c{number}" for number in range(len(names))]
+    keys = [f"k{number}" for number in range(len(tiered.key))]
+    shown = ", ".join(f"{c} AS {quoted(name)}" for c, name in zip(mine, names, strict=True))
+    return (
+        f"{plan.noting.replace('{columns}', ', '.join([*mine, *keys, 'did']), 1)},"
+        f" howdah_keys AS (INSERT INTO {tiered.written} SELECT {', '.join(keys)} FROM howdah_new WHERE did = 'INSERT')"
+        f" SELECT {shown if plan.returning else 'count(*) AS n'} FROM howdah_new"
+    )
+
+
+async def _relaxed(session: Session, tiered: Tiered) -> None:
+    """The probe takes rows without what the heap would fill in."""
+    rows = await session.query(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND attnotnull",
+        (tiered.probe,),
+        None,
+    )
+    for row in rows:
+        await session.command(f"ALTER TABLE {tiered.probe} ALTER COLUMN {quoted(row['attname'])} DROP NOT NULL")
+
+
+async def _keys(session: Session, tiered: Tiered, table: str) -> list[tuple[Any, ...]]:
+    """Keys in the form that the base has them."""
+    shown = selection(tiered.key_columns)
+    whole = " AND ".join(f"{quoted(k)} IS NOT NULL" for k in tiered.key)
+    return [tuple(r) for r in await session.query(f"SELECT DISTINCT {shown} FROM {table} WHERE {whole}", (), None)]
+
+
+async def check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call: Call) -> None:
+    """A key that lives in the base is taken: the server says so, as it does for one that lives in the heap."""
+    if snapshot.metadata is None:
+        return
+    keys = await _keys(session, tiered, tiered.written)
+    largest = snapshot.max_key
+    if largest is not None and tiered.ranked and all(tiered.rank(k[0]) > largest for k in keys):
+        return
+    if not keys or not await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
+        return
+    # Whoever deletes such a row at this moment is waited for, and so is asked who did since this snapshot was taken.
+    taken = await session.query(
+        f"INSERT INTO {tiered.shadow} SELECT {tiered.keys('b')} FROM {tiered.loaded} b JOIN {tiered.written} w"
+        f" USING ({tiered.keys()}) WHERE {tiered.live('b')} ON CONFLICT DO NOTHING",
+        (),
+        None,
+    )
+    if taken.affected:
+        await session.query(
+            "SELECT howdah.refuse($1, $2, $3, $4, $5)",
+            (
+                "23505",
+                f'duplicate key value violates unique constraint "{tiered.constraint}"',
+                tiered.constraint,
+                tiered.name,
+                tiered.schema,
+            ),
+            None,
+        )
