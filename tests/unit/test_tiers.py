@@ -805,12 +805,8 @@ def test_statements_that_try_the_heap_first_and_more(db: Database, tmp_path: Pat
         db.query("INSERT INTO t (id, n) VALUES (5000, ff())")
     assert caught.value.sqlstate == "HW001"
     assert db.query("INSERT INTO t (id, kind) VALUES (5001, gen_random_uuid()::text)").affected == 1
-    for sql in (
-        "INSERT INTO t (id) VALUES (6000) RETURNING new.id",
-        "UPDATE t SET id = 2000 WHERE id = 7 RETURNING old.id",
-    ):
-        with pytest.raises(Unsupported):
-            db.query(sql)
+    assert db.query("INSERT INTO t (id) VALUES (6000) RETURNING old.id AS a, new.id AS b")[0] == (None, 6000)
+    assert db.query("UPDATE t SET id = 2000 WHERE id = 7 RETURNING old.id AS a, new.id AS b, id")[0] == (7, 2000, 2000)
     db.query("SELECT * INTO copied FROM t WHERE id = 6")
     assert db.query("SELECT count(*) FROM copied")[0][0] == 1
     assert db.query("SELECT count(*) FROM t WHERE id < 1000", tier="warm").skipped == ("hot",)

@@ -7,9 +7,10 @@ from typing import Any
 import postgast
 
 from .columns import quoted
+from .joined import Joined
 from .limited import Limited, limited
-from .plans import Kind, Plan, Summary, unsupported
-from .reading import WRITES, Reader, Scope, called, conditions, lets, refuse_versions, returns, said
+from .plans import GIVEN, Kind, Once, Plan, Promotion, Summary, unsupported
+from .reading import WRITES, Reader, Scope, called, conditions, items, lets, refuse_versions, returns, said, versions
 from .shaping import TABLE, altering, check_create, dropping
 from .summing import summary
 from .tiered import Known, Tiered
@@ -90,7 +91,7 @@ class _Planner(Reader):
         node = tree.stmts[0].stmt
         kind = str(node.WhichOneof("node"))
         if kind == "select_stmt":
-            if node.select_stmt.locking_clause and (made := self._locking(tree, node.select_stmt)) is not None:
+            if node.select_stmt.locking_clause and (made := self._lock(tree, node.select_stmt)) is not None:
                 return made
             if not node.select_stmt.HasField("with_clause"):
                 self._group(node.select_stmt, frozenset())
@@ -170,44 +171,54 @@ class _Planner(Reader):
         found = self._about(tiered, name, conditions(statement))
         return set(tiered.key) <= {c.column for c in found if c.op == "="}
 
-    def _locking(self, tree: Any, select: Any) -> Plan | None:
-        """The plan of SELECT … FOR UPDATE of one tiered table; ``None`` if it names none."""
-        relations = [r for name, child in fields(select) if name != "locking_clause" for r in range_vars(child)]
-        if not any(self._known.table(r.schemaname, r.relname) for r in relations):
+    def _lock(self, tree: Any, select: Any) -> Plan | None:
+        """The plan of SELECT … FOR UPDATE of tiered tables; ``None`` if it locks none: what is locked is in the heap then."""
+        clauses = [c.locking_clause for c in select.locking_clause]
+        every = any(not c.locked_rels for c in clauses)
+        listed = {r.range_var.relname for c in clauses for r in c.locked_rels}
+        hidden = frozenset(c.common_table_expr.ctename for c in select.with_clause.ctes)
+        locked: list[tuple[Any, Tiered, str]] = []
+        for item in items(select.from_clause):
+            if item.WhichOneof("node") != "range_var":
+                inside = [r for r in range_vars(item) if self._meant(r, hidden) is not None]
+                if inside and every:
+                    raise unsupported("SELECT … FOR UPDATE of a sub-select over a tiered table")
+                continue
+            relation = item.range_var
+            name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+            found = self._meant(relation, hidden)
+            if found is None or not (every or name in listed):
+                continue
+            if not isinstance(found, Tiered) or not relation.inh or self._mode:
+                raise unsupported(
+                    "SELECT … FOR UPDATE of a view over a tiered table, of ONLY it, or with tier= or as_of="
+                )
+            if relation.HasField("alias") and len(relation.alias.colnames) > 0:
+                raise unsupported("an alias with column names in SELECT … FOR UPDATE")
+            locked.append((relation, found, name))
+        if not locked:
             return None
-        items = select.from_clause
-        single = len(items) == 1 and items[0].WhichOneof("node") == "range_var"
-        if not single or len(relations) != 1 or self._mode or select.HasField("with_clause"):
-            raise unsupported("SELECT … FOR UPDATE of more than one tiered table")
-        policies = {c.locking_clause.wait_policy for c in select.locking_clause}
-        if _SKIP in policies:
-            raise unsupported("SKIP LOCKED over a tiered table")
-        relation = items[0].range_var
-        target = self._known.table(relation.schemaname, relation.relname)
-        assert target is not None
-        alias = relation.alias.aliasname if relation.HasField("alias") else relation.relname
-        if relation.HasField("alias") and len(relation.alias.colnames) > 0:
-            raise unsupported("an alias with column names in SELECT … FOR UPDATE")
-        for message in walk(select):
-            if type(message).__name__ == "ColumnRef":
-                self._column(message)
-        self._uses[target] = [self._about(target, alias, conditions(select))]
-        where, numbers, whole = condition(select)
-        quick = self._pinned(target, alias, select) and not whole
-        relation.inh = False
+        alone = len(items(select.from_clause)) == 1 and not select.HasField("with_clause")
+        where, numbers, whole = condition(select) if alone else (None, (), True)
+        quick = alone and not whole and self._pinned(locked[0][1], locked[0][2], select)
+        wanted = Scope()
+        if not alone:
+            wanted = conditions(select)
+            wanted.joined = Joined(select, lambda relation: self._ordinary(relation, hidden))
+        for relation, target, name in locked:
+            found_of = self._about(target, name, conditions(select) if alone else wanted)
+            # What is asked of other tables may be another answer when the rows are locked.
+            self._uses.setdefault(target, []).append([c for c in found_of if all(k != "k" for k, _ in c.values)])
+            self._also.append((target, Promotion(name, where, numbers)))
+            relation.inh = False
+        self._locking, self._locked = select, [relation for relation, _, _ in locked]
+        self._statement(select, frozenset())
+        policies = {c.wait_policy for c in clauses}
         sql = str(postgast.deparse(tree))
         return Plan(
-            "update",
-            sql,
-            self._uses,
-            target,
-            alias,
-            where,
-            numbers,
-            returning=True,
-            quick=sql if quick else None,
-            nowait=_NOWAIT in policies,
-        )
+            "update", sql, self._uses, quick=sql if quick and len(self._uses) == 1 else None,
+            nowait=_NOWAIT in policies, skips=_SKIP in policies,
+        )  # fmt: skip
 
     def _truncate(self, statement: Any) -> Plan:
         relations = [r for item in statement.relations for r in range_vars(item)]
@@ -224,24 +235,32 @@ class _Planner(Reader):
             raise unsupported("an alias with column names in INSERT")
         probe: str | None = None
         numbers: tuple[int, ...] = ()
+        once: Once | None = None
         writes = write.HasField("with_clause") and any(
             cte.common_table_expr.ctequery.WhichOneof("node") in WRITES for cte in write.with_clause.ctes
         )
-        if writes and write.HasField("on_conflict_clause"):
+        upserts = write.HasField("on_conflict_clause")
+        if writes and upserts:
             raise unsupported("a common table expression that writes, in an upsert into a tiered table,")
-        if write.HasField("on_conflict_clause"):
-            probe, numbers = self._probe(write, target)
+        if upserts:
+            self._check_upsert(write, target)
         self.inserts(write, frozenset())
+        if upserts:
+            probe, numbers = _probe(write, target)
+            once = self._once(write, target)
         # What writes must be on top.
         before = _hoisted(write) if writes else "WITH"
-        refuse_versions(write)
+        if versions(write):
+            return self._returning_versions(write, target, before if writes else "", probe, numbers, once)
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
         returning, shown = returns(write)
         return_all(write)
         inner = deparsed("insert_stmt", write)
         named = quoted(alias)
         let = lets(write, target)
-        sql = self._noting(let if probe is None else let + target.rekey, inner, shown, target, alias, before)
+        if upserts:
+            let += target.rekey
+        sql = self._noting(let, inner, shown, target, alias, before)
         quick = None
         if target.ranked and not self._uses and probe is None and not writes:
             largest = f"pg_sequence_last_value('{target.largest}')"  # null to who may not read it: doubtful
@@ -256,37 +275,82 @@ class _Planner(Reader):
             returning=returning,
             probe=probe,
             probe_params=numbers,
+            once=once,
             quick=quick,
         )
 
-    def _probe(self, write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
-        """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
-        copy = type(write)()
-        copy.CopyFrom(write)
+    def _check_upsert(self, write: Any, target: Tiered) -> None:
+        """Beside its rows an upsert must not read the table itself, nor its common table expressions: the rows are made before."""
+        rest = type(write)()
+        rest.CopyFrom(write)
+        rest.ClearField("select_stmt")
+        names = {c.common_table_expr.ctename for c in rest.with_clause.ctes}
+        rest.ClearField("with_clause")
+        if any(
+            not r.schemaname and r.relname in names
+            for name, child in fields(rest)
+            if name != "relation"
+            for r in range_vars(child)
+        ):
+            raise unsupported(
+                "ON CONFLICT or RETURNING that names a common table expression, in an upsert into a tiered table,"
+            )
         before, self._uses = self._uses, {}
-        self.inserts(copy, frozenset())
+        self.inserts(rest, frozenset())
         reads, self._uses = self._uses, before
-        if reads:
-            raise unsupported("INSERT … SELECT from a tiered table with ON CONFLICT")
-        copy.ClearField("on_conflict_clause")
-        if any(type(m).__name__ == "SubLink" for m in walk(copy)):
-            raise unsupported("an upsert into a tiered table whose rows come from sub-selects")
-        self._functions |= called(copy)
-        copy.ClearField(
-            "returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list"
-        )
-        copy.relation.schemaname = "pg_temp"
-        copy.relation.relname = target.probe.partition(".")[2]
-        numbers = renumber(copy)
-        return deparsed("insert_stmt", copy), numbers
+        if target in reads:
+            raise unsupported("ON CONFLICT or RETURNING that reads the tiered table itself")
+
+    def _once(self, write: Any, target: Tiered) -> Once:
+        """How an upsert is done whose rows must not be made twice."""
+        source = write.select_stmt
+        given = _given(write, target)
+        must = bool(self._uses) or any(type(m).__name__ == "SubLink" for m in walk(source))
+        final = type(write)()
+        final.CopyFrom(write)
+        final.ClearField("with_clause")
+        example = postgast.parse(f"INSERT INTO t ({GIVEN}) SELECT {GIVEN} FROM {target.probe} ORDER BY ctid")
+        insert = example.stmts[0].stmt.insert_stmt
+        final.select_stmt.CopyFrom(insert.select_stmt)
+        del final.cols[:]
+        final.cols.extend(insert.cols)
+        returning, shown = returns(final)
+        return_all(final)
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        tree = postgast.parse(f"SELECT {shown}")
+        numbers = renumber(final, tree) if returning else renumber(final)
+        shown = str(postgast.deparse(tree)).removeprefix("SELECT ")
+        sql = self._noting(lets(write, target) + target.rekey, deparsed("insert_stmt", final), shown, target, alias)
+        return Once(sql, numbers, given, tuple(sorted(called(source) | called(write.with_clause))), must)
+
+    def _returning_versions(
+        self, write: Any, target: Tiered, before: str, probe: str | None, numbers: tuple[int, ...], once: Once | None
+    ) -> Plan:
+        """The plan of an INSERT that returns old or new values: as they are there, with the keys behind them."""
+        if before or probe is not None:
+            refuse_versions(write)
+        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        plain = f"{lets(write, target)} {deparsed('insert_stmt', write)}"
+        made = Plan("insert", plain, self._uses, target, alias, returning=True)
+        made.noting = self._returned_keys(lets(write, target), "insert_stmt", write, target, alias)
+        return made
+
+    @staticmethod
+    def _returned_keys(let: str, kind: str, write: Any, target: Tiered, alias: str) -> str:
+        """A write that returns, behind what it is to return, the key of each row, as one that is new."""
+        example = f"UPDATE t SET a = 1 RETURNING {target.keys(quoted(alias))}, 'INSERT'"
+        returned(write).extend(returned(postgast.parse(example).stmts[0].stmt.update_stmt))
+        return f"{let} WITH howdah_new ({{columns}}) AS ({deparsed(kind, write)})"
 
     def _change(self, kind: str, tree: Any, write: Any, target: Tiered) -> Plan:
         rekey = False
         if kind == "update_stmt":
             changed = {t.res_target.name for t in write.target_list if t.WhichOneof("node") == "res_target"}
             rekey = bool(changed & set(target.key))
-        if rekey and (write.from_clause or write.HasField("with_clause")):
-            raise unsupported("UPDATE … FROM of the primary key of a tiered table")
+        if rekey and any(c.common_table_expr.ctequery.WhichOneof("node") in WRITES for c in write.with_clause.ctes):
+            raise unsupported(
+                "a common table expression that writes, in an UPDATE of the primary key of a tiered table,"
+            )
         if write.HasField("where_clause") and write.where_clause.WhichOneof("node") == "current_of_expr":
             raise unsupported("WHERE CURRENT OF on a tiered table")
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
@@ -302,19 +366,17 @@ class _Planner(Reader):
                 self._visit(child, hidden, (type(write).__name__, name), scope)
         # What is run twice would call triggers of statements twice.
         quick = quick and not self._uses and not target.triggers
-        if rekey:
-            refuse_versions(write)
         write.relation.inh = False
-        returning, shown = returns(write)
         self._uses.setdefault(target, []).append(mine)
         sql = str(postgast.deparse(tree))
-        if rekey:
-            return_all(write)
-            sql = self._noting(target.rekey, deparsed(kind, write), shown, target, alias)
-        return Plan(
+        made = Plan(
             "update" if kind == "update_stmt" else "delete", sql, self._uses, target, alias, where, numbers,
-            returning=returning, quick=sql if quick else None, rekey=rekey,
+            returning=bool(returned(write)), quick=sql if quick else None, rekey=rekey,
         )  # fmt: skip
+        if rekey:
+            made.sql = f"{target.rekey} {sql}"
+            made.noting = self._returned_keys(target.rekey, kind, write, target, alias)
+        return made
 
     def _merge(self, write: Any, target: Tiered) -> Plan:
         alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
@@ -357,6 +419,30 @@ class _Planner(Reader):
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
+
+
+def _probe(write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
+    """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
+    copy = type(write)()
+    copy.CopyFrom(write)
+    copy.ClearField("on_conflict_clause")
+    copy.ClearField("returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list")
+    copy.relation.schemaname = "pg_temp"
+    copy.relation.relname = target.probe.partition(".")[2]
+    numbers = renumber(copy)
+    return deparsed("insert_stmt", copy), numbers
+
+
+def _given(write: Any, target: Tiered) -> tuple[str, ...] | None:
+    """The columns for which an INSERT has values; ``None`` where only its query knows."""
+    source = write.select_stmt.select_stmt
+    names = [c.res_target.name for c in write.cols]
+    if not source.values_lists:
+        return tuple(names) if names else None
+    rows = [row.list.items for row in source.values_lists]
+    names = names or [c.name for c in target.columns]
+    places = range(min(len(names), *map(len, rows)) if rows else 0)
+    return tuple(names[i] for i in places if any(row[i].WhichOneof("node") != "set_to_default" for row in rows))
 
 
 def _hoisted(write: Any) -> str:

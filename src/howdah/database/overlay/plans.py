@@ -42,6 +42,21 @@ class Summary(NamedTuple):
     conditions: tuple[Condition, ...]
 
 
+class Once(NamedTuple):
+    """An upsert whose rows are made once, beside the table, and put into it from there: ``sql`` with the columns in the place of
+    ``GIVEN``, and which of the statement's parameters it has. ``given`` are the columns that rows have values for (``None``: some);
+    it is done so where one of ``functions`` is volatile, or if it ``must``."""
+
+    sql: str
+    params: tuple[int, ...]
+    given: tuple[str, ...] | None
+    functions: tuple[str, ...]
+    must: bool
+
+
+GIVEN = '"howdah given"'
+
+
 @dataclass(slots=True)
 class Plan:
     """A statement over tiered tables.
@@ -64,6 +79,8 @@ class Plan:
     returning: bool = False
     probe: str | None = None
     probe_params: tuple[int, ...] = ()
+    once: Once | None = None
+    """How an upsert is done whose rows must not be made twice."""
     names: dict[Tiered, tuple[str, ...]] = field(default_factory=dict)
     """How each table was called: it must still be meant when the statement runs."""
     views: dict[str, View] = field(default_factory=dict)
@@ -75,13 +92,15 @@ class Plan:
     """Whether keys change: new ones are looked up, as those of inserted rows are."""
     nowait: bool = False
     """Whether a row that somebody else has locked is an error at once."""
+    skips: bool = False
+    """Whether such a row is left out."""
     mode: str = ""
     """Which tiers are read, if not those that are by default."""
     lookup: str | None = None
     """The query for the keys that a MERGE may meet, as the base has them."""
     lookup_params: tuple[int, ...] = ()
     noting: str | None = None
-    """A MERGE that returns, behind what it is to return, the key and the kind of each change."""
+    """A write that returns, behind what it is to return, the key and the kind of each change."""
     columns: frozenset[str] | None = None
     """The names of the columns that a read may mean; ``None`` where that may be all."""
     summary: Summary | None = None

@@ -96,6 +96,9 @@ class Reader:
         self._columns: set[str] | None = set()
         self._inserted: dict[Tiered, str] = {}
         self._numbers = count()
+        self._locking: Any = None
+        """The SELECT … FOR UPDATE that this is, and the mentions that it locks: what they mean is in the heap."""
+        self._locked: list[Any] = []
 
     def _about(self, tiered: Tiered, name: str, scope: Scope) -> list[Condition]:
         """The conditions on the table that is called so."""
@@ -129,8 +132,8 @@ class Reader:
         scope = conditions(statement)
         kind = type(statement).__name__
         if kind == "SelectStmt":
-            if statement.locking_clause and self._mentions(statement, hidden):
-                raise unsupported("SELECT … FOR UPDATE over a tiered table")
+            if statement.locking_clause and statement is not self._locking and self._mentions(statement, hidden):
+                raise unsupported("SELECT … FOR UPDATE over a tiered table within another statement")
             self._group(statement, hidden)
             scope.joined = Joined(statement, lambda relation: self._ordinary(relation, hidden))
         for name, child in fields(statement):
@@ -250,8 +253,8 @@ class Reader:
         """Group by what depends on a table's key, where that is grouped by: a sub-select has no key, by which Postgres knows."""
         if not select.group_clause or any(g.WhichOneof("node") != "column_ref" for g in select.group_clause):
             return
-        relations = [item.range_var for item in _items(select.from_clause) if item.WhichOneof("node") == "range_var"]
-        alone = len(relations) == len(_items(select.from_clause)) == 1
+        relations = [item.range_var for item in items(select.from_clause) if item.WhichOneof("node") == "range_var"]
+        alone = len(relations) == len(items(select.from_clause)) == 1
         groups = {column_of(g) for g in select.group_clause}
         for relation in relations:
             found = self._meant(relation, hidden)
@@ -300,6 +303,8 @@ class Reader:
             self._viewed(item.range_subselect.subquery.select_stmt, said)
             node.CopyFrom(item)
             return
+        if any(relation is one for one in self._locked):
+            return
         if not relation.inh:
             raise unsupported("FROM ONLY a tiered table, which would leave out what is on object storage,")
         self._uses.setdefault(found, []).append([] if renamed else self._about(found, name, scope))
@@ -325,12 +330,12 @@ class Reader:
             del column.fields[0]
 
 
-def _items(items: Any) -> list[Any]:
+def items(nodes: Any) -> list[Any]:
     """The items of FROM, those of joins, too."""
-    found = []
-    for node in items:
+    found: list[Any] = []
+    for node in nodes:
         inner = node.WhichOneof("node") == "join_expr"
-        found += _items([node.join_expr.larg, node.join_expr.rarg]) if inner else [node]
+        found += items([node.join_expr.larg, node.join_expr.rarg]) if inner else [node]
     return found
 
 
@@ -408,7 +413,11 @@ def returns(write: Any) -> tuple[bool, str]:
 
 def refuse_versions(write: Any) -> None:
     """RETURNING of ``old`` and ``new`` is not there behind a common table expression."""
-    for message in (m for item in returned(write) for m in walk(item)):
-        if type(message).__name__ == "ColumnRef" and len(message.fields) > 1:
-            if message.fields[0].string.sval in ("old", "new"):
-                raise unsupported("RETURNING of old or new values of rows whose keys are noted")
+    if versions(write):
+        raise unsupported("RETURNING of old or new values of rows whose keys are noted")
+
+
+def versions(write: Any) -> bool:
+    """Whether a write returns ``old`` or ``new`` values."""
+    parts = [m for item in returned(write) for m in walk(item) if type(m).__name__ == "ColumnRef"]
+    return any(len(m.fields) > 1 and m.fields[0].string.sval in ("old", "new") for m in parts)

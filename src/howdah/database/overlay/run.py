@@ -17,7 +17,7 @@ from .counting import LOCK, Stale, current, locked
 from .fetching import bound, summed
 from .plans import Plan, Promotion
 from .tiered import Tiered
-from .writing import check_new, insert, noted_keys, promote
+from .writing import check_new, insert, noted_keys, promote, promote_free
 
 _ALONE = ("truncate", "drop", "alter")
 """Statements that have a table for themselves."""
@@ -111,7 +111,7 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
         await session.command("SET LOCAL lock_timeout = '10ms'")
     for tiered, promotion in promotions:  # the conditions may ask every other table
         if count[tiered]:
-            await promote(session, tiered, promotion, call.params)
+            await (promote_free if plan.skips else promote)(session, tiered, promotion, call.params)
     if plan.nowait:
         await session.command("SET LOCAL lock_timeout TO DEFAULT")
     return plan.sql, call.params

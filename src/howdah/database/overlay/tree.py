@@ -238,10 +238,10 @@ def text_of_where(where: Any) -> tuple[str, tuple[int, ...]]:
     return str(postgast.deparse(tree)).partition(" WHERE ")[2], numbers
 
 
-def renumber(tree: Any) -> tuple[int, ...]:
-    """Number the parameters of a tree from $1 on; which ones they were."""
+def renumber(*trees: Any) -> tuple[int, ...]:
+    """Number the parameters of trees from $1 on; which ones they were."""
     numbers: list[int] = []
-    for message in walk(tree):
+    for message in (m for tree in trees for m in walk(tree)):
         if type(message).__name__ == "ParamRef":
             if message.number not in numbers:
                 numbers.append(message.number)

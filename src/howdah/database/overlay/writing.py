@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ...errors import LimitExceeded
+from ...errors import LimitExceeded, QueryError
 from ..rows import Rows
 from ..session import Session
 from . import filters, uniques
@@ -13,7 +13,7 @@ from .asking import PROMOTED
 from .call import Call
 from .columns import quoted, selection
 from .counting import current
-from .plans import Plan, Promotion
+from .plans import GIVEN, Once, Plan, Promotion
 from .tiered import Snapshot, Tiered
 
 
@@ -33,6 +33,32 @@ async def promote(session: Session, tiered: Tiered, wanted: Promotion, params: S
     # What is dead is left out before the condition is asked: it may not even fit it.
     live = f"(SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0)"
     await promoted(session, tiered, f"SELECT {name}.* FROM {live} AS {name} WHERE {where}", given)
+
+
+async def promote_free(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
+    """Bring the bound rows back that nobody else brings back at this moment, as SKIP LOCKED has it."""
+
+    async def tried(one: Promotion, given: Sequence[Any]) -> bool:
+        await session.command("SAVEPOINT howdah_free; SET LOCAL lock_timeout = '10ms'")
+        try:
+            await promote(session, tiered, one, given)
+        except QueryError as error:
+            if error.sqlstate != "55P03":
+                raise
+            await session.command("ROLLBACK TO howdah_free; RELEASE howdah_free")
+            return False
+        await session.command("SET LOCAL lock_timeout TO DEFAULT; RELEASE howdah_free")
+        return True
+
+    if await tried(wanted, params):
+        return
+    name = quoted(wanted.alias)
+    test = " AND ".join(f"{name}.{quoted(k)} = ${i}" for i, k in enumerate(tiered.key, len(wanted.params) + 1))
+    where = test if wanted.where is None else f"({wanted.where}) AND {test}"
+    given = [params[n - 1] for n in wanted.params]
+    numbers = tuple(range(1, len(given) + len(tiered.key) + 1))
+    for key in await session.query(f"SELECT {tiered.keys()} FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None):
+        await tried(Promotion(wanted.alias, where, numbers), [*given, *key])
 
 
 async def promoted(
@@ -70,7 +96,8 @@ async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Ro
     """Run a write that makes new keys, and look these up in the base."""
     snapshot = await current(session, tiered)
     await noted_keys(session, tiered)
-    if plan.probe is not None and snapshot.metadata is not None:
+    sql, params, probed = plan.sql, call.params, plan.probe is not None and snapshot.metadata is not None
+    if plan.probe is not None and probed:
         # It has the defaults of this moment, and holds a sequence: it goes at once.
         name = tiered.probe.partition(".")[2]
         await session.command(f"CREATE TEMP TABLE {name} (LIKE {tiered.table} INCLUDING DEFAULTS) ON COMMIT DROP")
@@ -79,13 +106,41 @@ async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Ro
         keys = await _keys(session, tiered, tiered.probe)
         for unique in tiered.uniques:
             keys += await _keys(session, tiered, uniques.clashing(tiered, unique, tiered.probe))
-        await session.command(f"DROP TABLE {tiered.probe}")
         if keys:
             if await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
-    rows = await session.query(await _noted(session, plan, tiered), call.params, None)
+        if plan.once is not None and (plan.once.must or await _volatile(session, plan.once)):
+            shown = ", ".join(map(quoted, await _given(session, plan.once, tiered)))
+            sql, params = plan.once.sql.replace(GIVEN, shown), [call.params[n - 1] for n in plan.once.params]
+    if sql is plan.sql:
+        sql = await _noted(session, plan, tiered)
+    rows = await session.query(sql, params, None)
+    if probed:
+        await session.command(f"DROP TABLE {tiered.probe}")
     await check_new(session, tiered, snapshot, call)
     return inserted(plan, rows)
+
+
+async def _volatile(session: Session, once: Once) -> bool:
+    sql = "SELECT EXISTS (SELECT FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]))"
+    return bool(once.functions and (await session.query(sql, (list(once.functions),), None))[0][0])
+
+
+async def _given(session: Session, once: Once, tiered: Tiered) -> list[str]:
+    """The columns that rows which were made beside a table are put into it with: all but those that it fills in by itself, and these
+    where the rows have values for them."""
+    rows = await session.query(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::oid AND attnum > 0 AND (attidentity <> '' OR attgenerated <> '')",
+        (tiered.oid,),
+        None,
+    )
+    own = [row["attname"] for row in rows]
+    there = set(own if once.given is None else once.given)
+    if once.given is None and own:
+        tests = ", ".join(f"count({quoted(name)}) > 0" for name in own)
+        filled = tuple((await session.query(f"SELECT {tests} FROM {tiered.probe}", (), None))[0])
+        there = {name for name, any_ in zip(own, filled, strict=True) if any_}
+    return [c.name for c in tiered.columns if c.name not in own or c.name in there]
 
 
 async def noted_keys(session: Session, tiered: Tiered) -> None:
