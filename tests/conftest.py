@@ -57,7 +57,13 @@ class Servers:
             server = EmbeddedServer(
                 str(self.root / "server"),
                 # Nothing kills this one: what tests crashes has a server of its own.
-                {"listen_addresses": "127.0.0.1", "port": str(self.port), "shared_buffers": "32MB", "fsync": "off"},
+                {
+                    "listen_addresses": "127.0.0.1",
+                    "port": str(self.port),
+                    "shared_buffers": "32MB",
+                    "fsync": "off",
+                    "track_commit_timestamp": "off",
+                },
             )
             server.open()
             self._open["server"] = server

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -150,18 +151,33 @@ def test_an_embedded_server_outlives_no_one(servers: object, tmp_path_factory: p
         while _server_pid(root) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert _server_pid(root) is None
-        # A server that is killed itself is started again, and nothing acknowledged is gone.
-        with howdah.connect(f"pg:{root}") as store:
+        # A server that is killed itself is started again by whoever uses it, and nothing acknowledged is gone.
+        with howdah.connect(f"pg:{root}") as store, howdah.Database.open(f"pg:{root}") as db:
             store.kv().put("c", 1)
+            assert db.query("SELECT 1")[0][0] == 1
             pid = _server_pid(root)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(howdah.Error):
-                for _ in range(100):
-                    store.kv().put("d", 1)
-                    time.sleep(0.01)
-        with howdah.connect(f"pg:{root}") as store:
-            assert set(store.kv().keys()) >= {"a", "b", "c"}
+            for use in (lambda: db.query("SELECT 1"), lambda: store.kv().put("d", 1)):
+                for _ in range(200):  # the connections that there were are lost
+                    with suppress(howdah.Error):
+                        use()
+                        if _server_pid(root) not in (None, pid):
+                            break
+                    time.sleep(0.05)
+                use()
+            assert _server_pid(root) not in (None, pid)
+            assert set(store.kv().keys()) == {"a", "b", "c", "d"}
+        # Whoever comes while the last user's server ends waits for that.
+        for number in range(8):
+            last = subprocess.Popen([sys.executable, "-c", OPENER, f"pg:{root}", "a"], stdout=subprocess.PIPE)
+            assert last.stdout is not None
+            assert last.stdout.readline() == b"ready\n"
+            last.kill()
+            last.communicate()
+            time.sleep(number / 400)
+            with howdah.Database.open(f"pg:{root}") as db:
+                assert db.query("SELECT 1")[0][0] == 1
     finally:
         shutil.rmtree(base, ignore_errors=True)
 

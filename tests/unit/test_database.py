@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -668,3 +669,48 @@ def test_a_change_of_shape_is_met_by_no_prepared_statement(db: Database) -> None
         assert tx.query(sql).columns == ("d",)
         tx.query("ALTER TABLE t ADD COLUMN e int")
         assert tx.query(sql).columns == ("d", "e")
+
+
+def test_a_parameter_that_does_not_fit_leaves_nothing_open(database_url: str) -> None:
+    """The server has prepared the statement by then, and would wait within a transaction."""
+    with Database.open(database_url, pool_size=1) as db, Database.open(database_url) as other:
+        db.execute("CREATE TABLE p (id int PRIMARY KEY, a int)")
+        for sql, params in (
+            ("SELECT a FROM p WHERE id = $1", ["x"]),
+            ("SELECT a + 1 FROM p WHERE id = $1", [2**40]),
+            ("SELECT a + 2 FROM p WHERE id = $1", []),
+            ("INSERT INTO p VALUES ($1, $2)", [1, 2, 3]),
+        ):
+            with pytest.raises(Error):
+                db.query(sql, *params)
+            open_ = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'"
+            assert other.query(open_)[0][0] == 0
+            with db.transaction(isolation="repeatable read") as tx:
+                assert tx.query("SELECT count(*) FROM p")[0][0] == 0
+        with db.transaction() as tx:
+            with pytest.raises(Error):
+                tx.query("SELECT a FROM p WHERE id = $1 + 0", "x")
+            assert tx.query("SELECT count(*) FROM p")[0][0] == 0
+
+
+def test_a_call_that_is_cut_short_leaves_nothing_open(database_url: str) -> None:
+    async def main() -> None:
+        async with AsyncDatabase.open(database_url, pool_size=1) as db:
+            for number in range(60):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(number / 20_000):
+                        await db.query(f"SELECT {number}, pg_sleep(0.001)")
+                async with db.transaction(isolation="repeatable read") as tx:
+                    await tx.query("SELECT 1")
+
+    asyncio.run(main())
+
+
+def test_rows_that_are_too_short_and_plans_of_nonsense(db: Database) -> None:
+    db.execute("CREATE TABLE short (a int, b int)")
+    with pytest.raises(InvalidInput, match="a row has fewer values than short has columns"):
+        db.copy_in("short", [(1,)])
+    with pytest.raises(SqlSyntaxError):
+        db.plan("SELECT * FROM")
+    with pytest.raises(UndefinedTable):
+        db.plan("SELECT * FROM nowhere")

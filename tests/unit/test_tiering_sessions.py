@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from howdah import Conflict, Database, QueryError, QueryTimeout, SerializationFailure, SqlTransaction
+from howdah import Conflict, Database, QueryError, QueryTimeout, SerializationFailure, SqlTransaction, TierError
 from tests.tiering import MORE, SEED, UNIQUE, Statements, make, same
 
 SESSIONS = 4
@@ -88,8 +88,8 @@ def test_many_sessions_do_as_on_a_plain_table(
                 while not stop.wait(0.05):
                     try:
                         counts["moved"] += mine.flush().rows
-                    except QueryError as error:
-                        if error.sqlstate != "55P03":  # readers came first, again and again
+                    except TierError as error:
+                        if "rows cannot move now" not in str(error):  # readers came first, again and again
                             raise
 
         threads = [threading.Thread(target=guarded, args=(session, n)) for n in range(SESSIONS)]

@@ -1036,8 +1036,51 @@ def test_a_locked_table_is_flushed_later(db: Database, tmp_path: Path, monkeypat
     make(db, tmp_path / "base", 20)
     with db.transaction() as tx:
         tx.query("LOCK TABLE t IN SHARE MODE")
-        with pytest.raises(howdah.QueryError) as caught:
+        with pytest.raises(TierError, match="rows cannot move now: others have the table locked"):
             db.flush()
-        assert caught.value.sqlstate == "55P03"
         assert tx.query("SELECT count(*) FROM t")[0][0] == 20
+        tx.rollback()
+    with db.transaction() as tx:
+        tx.query("SELECT count(*) FROM t")
+        with pytest.raises(
+            TierError, match=r"a transaction that read or wrote the table has been open for \d s \(process \d+"
+        ):
+            db.flush()
     assert db.flush().rows == 20
+
+
+def test_analysis_of_nulls_alone_and_of_nothing(db: Database, tmp_path: Path) -> None:
+    db.execute(
+        "CREATE TABLE codes (code text); INSERT INTO codes VALUES ('a'), (NULL), (''), (NULL); CREATE TABLE bare ()"
+    )
+    assert db.analyze("SELECT count(*) AS n, count(code) AS c FROM codes").to_pylist() == [{"n": 4, "c": 2}]
+    with pytest.raises(Unsupported, match="has no columns"):
+        db.analyze("SELECT count(*) FROM bare")
+    with pytest.raises(howdah.UndefinedTable, match='relation "nope" does not exist'):
+        db.analyze("SELECT * FROM nope")
+
+
+def test_what_is_copied_out_is_whole_or_says_so(db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    db.execute("CREATE TABLE g (id int PRIMARY KEY, ts date, n int, twice int GENERATED ALWAYS AS (n * 2) STORED)")
+    db.query("INSERT INTO g (id, ts, n) SELECT x, date '2024-01-01' + x, x FROM generate_series(1, 20) x")
+    db.tier(
+        "g", location=tmp_path / "g", hot_for=0, time_column="ts", archive_after=0, archive_location=tmp_path / "cold"
+    )
+    db.flush()
+    assert len(db.query("SELECT id FROM g")) == 0
+    out: list[bytes] = []
+    other: list[bytes] = []
+    assert db.copy_out("g", out.append) == 20
+    assert db.copy_out("g", other.append, tier="hot") == 0
+    assert not caplog.records
+    assert db.copy_out("SELECT id FROM g", other.append) == 0
+    assert db.arrow("SELECT id FROM g").num_rows == 0
+    assert list(db.stream("SELECT id FROM g")) == []
+    assert [r.getMessage() for r in caplog.records] == [
+        "cold rows that could match were left out: say tier='all', or which tier"
+    ] * 3
+    assert db.copy_out("SELECT id FROM g", other.append, tier="all") == 20
+    assert db.arrow("SELECT id FROM g", tier="cold").num_rows == 20
+    db.query("DELETE FROM g")
+    assert db.copy_in("g", b"".join(out)) == 20
+    assert db.query("SELECT sum(twice) FROM g", tier="all")[0][0] == 420

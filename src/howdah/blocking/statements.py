@@ -57,7 +57,8 @@ class Statements:
         tier: Tier | None = None,
         as_of: datetime | int | None = None,
     ) -> Iterator[Row]:
-        """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot."""
+        """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot. ``tier``
+        and ``as_of`` are as for ``query``; a warning in the log says if rows were left out."""
         return iterate(
             self._run,
             self._async.stream(sql, *params, chunk=chunk, timeout=timeout, tier=tier, as_of=as_of),
@@ -104,14 +105,27 @@ class Statements:
         delimiter: str | None = None,
         null: str | None = None,
         timeout: Duration | None = None,
+        tier: Tier | None = None,
     ) -> int:
-        """Write the rows of a query, or of the table so named, to a path, a file, or a function of bytes; how many."""
+        """Write the rows of a query, or of the table so named, to a path, a file, or a function of bytes; how many.
+
+        A table is written whole, its archived rows, too, unless ``tier`` says which; of a query archived rows are left out, as
+        ``query`` does, with a warning in the log if there could be some."""
         return self._run(
             self._async.copy_out(
-                sql, target, *params, format=format, header=header, delimiter=delimiter, null=null, timeout=timeout
+                sql,
+                target,
+                *params,
+                format=format,
+                header=header,
+                delimiter=delimiter,
+                null=null,
+                timeout=timeout,
+                tier=tier,
             )
         )
 
-    def arrow(self, sql: str, *params: Any, timeout: Duration | None = None) -> Any:
-        """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``)."""
-        return self._run(self._async.arrow(sql, *params, timeout=timeout))
+    def arrow(self, sql: str, *params: Any, timeout: Duration | None = None, tier: Tier | None = None) -> Any:
+        """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``). ``tier`` is as for
+        ``query``; a warning in the log says if rows were left out."""
+        return self._run(self._async.arrow(sql, *params, timeout=timeout, tier=tier))

@@ -107,6 +107,8 @@ async def load(
     except (*DRIVER_ERRORS, TimeoutError, ValueError, TypeError, OverflowError, LookupError) as error:
         if isinstance(error, InvalidInput):
             raise
+        if isinstance(error, IndexError):
+            raise InvalidInput(f"copy_in: a row has fewer values than {table} has columns: say columns=[…]") from error
         raise explain(error, f"COPY {table} FROM", session.place, timeout) from error
 
 

@@ -261,7 +261,7 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         if session.changes != session.noted:
             session.noted = session.changes
             self._epoch += 1
-        if session.marked:  # what somebody has set there must not reach the next caller
+        if session.marked or session.loose:  # what somebody has set there must not reach the next caller
             session.terminate()
         self._pool.release(session)
         self._ended()

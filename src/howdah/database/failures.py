@@ -66,6 +66,8 @@ def explain(error: BaseException, sql: str, place: str, timeout: float | None = 
         return _told(error, text, sql, place)
     if isinstance(error, (ValueError, TypeError, OverflowError)) and not isinstance(error, asyncpg.InterfaceError):
         return TypeMismatch(text, sql=sql)  # a value that its column's type cannot hold
+    if isinstance(error, asyncpg.InternalClientError):
+        return StartupError(f"{place}: the connection was lost while it was used: {text}")
     if isinstance(error, asyncpg.InterfaceError):
         if "number of query arguments cannot exceed" in text:
             return LimitExceeded(f"{place}: {text}; send arrays and unnest() them")

@@ -22,7 +22,7 @@ class Server:
     async def connect(self) -> Any:
         """A new connection."""
         try:
-            return await connect({**self.arguments, "timeout": 30})
+            return await connect({**self.arguments, "timeout": 30}, self.embedded)
         except ValueError:
             # What the driver says may hold a part of the password.
             raise InvalidInput(f"{self.place}: this URL cannot be read: percent-encode what is special in it") from None

@@ -60,6 +60,8 @@ class Session:
         self._statements: OrderedDict[str, Any] = OrderedDict()
         self.marked = False
         """Whether a caller's statement may have left something on the connection, such as a setting."""
+        self.loose = False
+        """Whether a call was cut short, maybe within what it had prepared: the server still waits there, in a transaction."""
         self.changes = 0
         """How many statements may have changed the shape of a table."""
         self.noted = 0
@@ -129,6 +131,9 @@ class Session:
                     raise
                 statement = await self._prepared(sql, timeout)
                 rows = await statement.fetch(*params, timeout=timeout)
+        except asyncio.CancelledError:
+            self.loose = True
+            raise
         except (*DRIVER_ERRORS, TimeoutError, ValueError, OverflowError) as error:
             if isinstance(error, asyncpg.PostgresSyntaxError) and _MANY in str(error) and not params:
                 return await self._several(sql, timeout)
@@ -144,7 +149,9 @@ class Session:
     async def _synced(self, error: BaseException) -> None:
         """After an error of the driver's own, such as for a parameter: the server still waits within what it has prepared, and a
         transaction that began there would not be the first thing."""
-        if not isinstance(error, (asyncpg.PostgresError, TimeoutError)) and not self.is_closed():
+        # Only what the server has said has a severity.
+        told = isinstance(error, TimeoutError) or getattr(error, "severity", None) is not None
+        if not told and not self.is_closed():
             with suppress(*DRIVER_ERRORS):
                 await self.connection.execute("SELECT 1")
 

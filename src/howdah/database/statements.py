@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from .session import Session, controls, shapes, split
 
 Duration = float | timedelta
 CHUNK = 500
+log = logging.getLogger("howdah")
 _CONTROL = ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE")
 
 
@@ -140,6 +142,8 @@ class AsyncStatements:
         await self._refreshed()
         found = await self._planned(text, mode)
         if found is None:
+            async with self._using(text, block=True) as session:
+                await session.columns(text)  # the server says what is wrong with it
             return QueryPlan("plain", ("hot",), True, ())
         async with self._using(text, block=True, repeatable=True) as session:
             return await explained(session, found, Call(params, None, as_of))
@@ -253,20 +257,24 @@ class AsyncStatements:
         tier: Tier | None = None,
         as_of: datetime | int | None = None,
     ) -> AsyncIterator[Row]:
-        """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot."""
+        """The rows of a statement, fetched ``chunk`` at a time: bounded memory, whatever there is. All from one snapshot. ``tier``
+        and ``as_of`` are as for ``query``; a warning in the log says if rows were left out."""
         text, limit = check_sql(sql), self._limit(timeout)
         if type(chunk) is not int or not 1 <= chunk <= 100_000:
             raise InvalidInput(f"chunk={chunk!r}: expected an integer from 1 to 100,000")
         await self._refreshed()
         plan = await self._planned(text, _mode(tier, as_of))
         async with self._using(text, block=True, repeatable=plan is not None, stream=True) as session:
-            rows = (
-                session.stream(text, params, chunk, limit)
-                if plan is None
-                else stream(session, plan, Call(params, limit, as_of), chunk)
-            )
+            call = Call(params, limit, as_of)
+            rows = session.stream(text, params, chunk, limit) if plan is None else stream(session, plan, call, chunk)
+            told = False
             async for row in rows:
+                if not told:
+                    _warn(plan, call)
+                    told = True
                 yield row
+            if not told:
+                _warn(plan, call)
 
     async def copy_in(
         self,
@@ -322,25 +330,47 @@ class AsyncStatements:
         delimiter: str | None = None,
         null: str | None = None,
         timeout: Duration | None = None,
+        tier: Tier | None = None,
     ) -> int:
-        """Write the rows of a query, or of the table so named, to a path, a file, or a function of bytes; how many."""
+        """Write the rows of a query, or of the table so named, to a path, a file, or a function of bytes; how many.
+
+        A table is written whole, its archived rows, too, unless ``tier`` says which; of a query archived rows are left out, as
+        ``query`` does, with a warning in the log if there could be some."""
         text, limit = check_sql(sql), self._limit(timeout)
-        whole = copying.is_name(text)
+        whole, mode = copying.is_name(text), _mode(tier, None)
         await self._refreshed()
-        plan = await self._planned(f"SELECT * FROM {text}" if whole else text)
+        if whole and (found := await self._planned(f"SELECT * FROM {text}")) is not None:
+            names = [c for tiered in found.uses for c in tiered.columns if not c.generated]
+            shown = ", ".join(quoted(c.name) for c in names) if len(found.uses) == 1 and not found.views else "*"
+            text, mode = f"SELECT {shown} FROM {text}", mode or "all"
+            whole = False
+        plan = None if whole else await self._planned(text, mode)
         async with self._using(text, block=plan is not None, repeatable=True) as session:
             given: Sequence[Any] = params
             if plan is not None:
-                text, given = await read(session, plan, Call(params, limit))
+                text, given = await self._read(session, plan, Call(params, limit))
             return await copying.unload(session, text, target, given, format, header, delimiter, null, limit)
 
-    async def arrow(self, sql: str, *params: Any, timeout: Duration | None = None) -> Any:
-        """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``)."""
+    async def arrow(self, sql: str, *params: Any, timeout: Duration | None = None, tier: Tier | None = None) -> Any:
+        """The rows of a query as a pyarrow table, with the types of the query's columns (``howdah[tiering]``). ``tier`` is as for
+        ``query``; a warning in the log says if rows were left out."""
         text, limit = check_sql(sql), self._limit(timeout)
         await self._refreshed()
-        plan = await self._planned(text)
+        plan = await self._planned(text, _mode(tier, None))
         async with self._using(text, block=plan is not None, repeatable=True) as session:
             given: Sequence[Any] = params
             if plan is not None:
-                text, given = await read(session, plan, Call(params, limit))
+                text, given = await self._read(session, plan, Call(params, limit))
             return await copying.as_arrow(session, text, given, limit)
+
+    async def _read(self, session: Session, plan: Plan, call: Call) -> tuple[str, Sequence[Any]]:
+        """Bind what a query needs whose result cannot say what was left out; what is to be run."""
+        made = await read(session, plan, call)
+        _warn(plan, call)
+        return made
+
+
+def _warn(plan: Plan | None, call: Call) -> None:
+    if plan is not None and not plan.mode and call.reading.skipped:
+        left = " and ".join(sorted(call.reading.skipped))
+        log.warning("%s rows that could match were left out: say tier='all', or which tier", left)

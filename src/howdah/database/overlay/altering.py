@@ -10,13 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...errors import TierError, TieringRefused
+from ...errors import TierError, TieringRefused, Unsupported
 from ..copying import arrow_library
 from ..session import Session
 from . import base, commits, uniques
-from .columns import TierColumn, arrow_schema, arrow_type
+from .asking import MOST
+from .call import Call
+from .columns import TierColumn, arrow_schema, arrow_type, quoted
 from .counting import current, named
 from .objects import check_shape, drop, guard, unguard
+from .plans import Plan
 from .tiered import SHAPE, Tiered, described
 
 _BOUND = re.compile(r"\((\d+)\)")
@@ -26,6 +29,16 @@ _SAME = {
     *(("text", "varchar"), ("json", "jsonb"), ("jsonb", "json"), ("int2", "int4")),
 }
 """Types whose values the base has in the same form, where the second's bound is none or as wide."""
+_USED = """
+WITH RECURSIVE used(rel, name, type) AS (
+  SELECT t.rel::text, a.attname, a.atttypid FROM howdah.tiers t JOIN pg_attribute a ON a.attrelid = t.rel AND attnum > 0 AND NOT attisdropped
+  UNION SELECT u.rel, u.name, v.type FROM used u JOIN pg_type y ON y.oid = u.type CROSS JOIN LATERAL (
+    SELECT unnest(ARRAY[y.typelem, y.typbasetype, (SELECT rngsubtype FROM pg_range WHERE rngtypid = y.oid)]) AS type
+    UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) v
+  WHERE v.type <> 0)
+SELECT rel, name FROM used WHERE type = to_regtype($1) LIMIT 1
+"""
+"""A column of a tiered table that has a type, or one of what that is made of."""
 _WIDER = {("int32", "int64"), ("float", "double")}
 
 
@@ -53,6 +66,41 @@ async def loosened(session: Session, tiered: Tiered, names: Sequence[str]) -> No
     """Take away what would hold on to the columns."""
     await current(session, tiered, names)
     await session.command(unguard(tiered))
+
+
+async def looked_at(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Tiered:
+    """A table as it is before it is changed, its types under the names that they have now; its base rows are bound where the change
+    demands something of each."""
+    snapshot = await current(session, tiered)
+    if plan.verified:
+        await call.bind(session, tiered, snapshot, None, most=MOST)
+    return await described(
+        session, tiered.oid, tiered.schema, tiered.name, tiered.location, tiered.policy, tiered.shape
+    )
+
+
+async def verify(session: Session, plan: Plan, tiered: Tiered) -> None:
+    """The error of a change that demands of each row what one of the base does not fulfil."""
+    for wanted in plan.verified:
+        rows = await session.query(
+            f"SELECT EXISTS (SELECT FROM (SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0) AS {quoted(tiered.name)}"
+            f" WHERE NOT ({wanted.condition}))",
+            (),
+            None,
+        )
+        if rows[0][0]:
+            given = (wanted.state, wanted.text, wanted.constraint, tiered.name, tiered.schema)
+            await session.query("SELECT howdah.refuse($1, $2, $3, $4, $5)", given, None)
+
+
+async def check_type(session: Session, name: str) -> None:
+    """Refuse to change a type that columns of tiered tables have, within others, too."""
+    rows = await session.query(_USED, (name,), None)
+    if rows:
+        raise Unsupported(
+            f"a change of {name} is not supported: rows on object storage have its values as text, in the column"
+            f" {rows[0]['name']} of {rows[0]['rel']}: untier that first"
+        )
 
 
 async def altered(session: Session, old: Tiered) -> None:

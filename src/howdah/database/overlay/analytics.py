@@ -128,6 +128,8 @@ async def _load(session: Session, connection: Any, tiers: Tiers, schema: str, na
     if tiered is None and tiers.viewed(schema.lower(), name.lower()):
         raise Unsupported(f"analyze(): {name} is a view over a tiered table: name the tables that it reads")
     table = tiered or await _plain(session, schema, name)
+    if not table.columns:
+        raise Unsupported(f"analyze(): {table.table} has no columns, which DuckDB does not know")
     if len({c.name.lower() for c in table.columns}) < len(table.columns):
         raise Unsupported(f"analyze(): {table.table} has columns that differ by case only, which DuckDB takes as one")
     number = f"{table.oid}"

@@ -159,7 +159,7 @@ def _read(text: bytes, schema: Any, columns: Sequence[TierColumn]) -> Any:
             pa.BufferReader(text),
             # All of it at once, so that no row is cut.
             read_options=csv.ReadOptions(column_names=schema.names, block_size=min(len(text) + 1, LARGEST)),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
+            parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
             convert_options=csv.ConvertOptions(
                 column_types={f.name: f.type for f in as_text(schema, columns)},
                 null_values=[""],

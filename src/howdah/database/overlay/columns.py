@@ -29,9 +29,9 @@ _ELEMENTS: Final = ("int2", "int4", "int8", "float4", "float8", "bool", "text", 
 """Types whose arrays have a twin."""
 UNSORTED: Final = ("float4", "float8", "time", "bytea", "uuid", "vector")
 """Those that no base is partitioned by."""
-KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid")
-"""Types whose text says all of a key."""
 TIMES: Final = ("date", "timestamp", "timestamptz")
+KEYS: Final = ("int2", "int4", "int8", "text", "varchar", "uuid", *TIMES)
+"""Types whose text says all of a key."""
 
 
 _DECIMAL: Final = re.compile(r"numeric\((\d+),(\d+)\)")

@@ -160,12 +160,14 @@ def _uuid(value: Any) -> UUID | None:
 
 
 def keys_in(tiered: Tiered, keys: Sequence[Sequence[Any]]) -> Any:
-    """The expression that a base row has one of these keys (values as the base has them)."""
+    """The expression that a base row has one of these keys (values as the base has them; one that it cannot have is in none)."""
     ex = library().expressions
+    known = [tuple(map(_value, tiered.key_columns, key)) for key in keys]
+    known = [key for key in known if None not in key]
     if len(tiered.key) == 1:
-        return ex.In(tiered.key[0], {k[0] for k in keys})
+        return ex.In(tiered.key[0], {k[0] for k in known}) if known else ex.AlwaysFalse()
     parts: list[Any] = []
-    for key in keys:
+    for key in known:
         same: Any = ex.AlwaysTrue()
         for name, value in zip(tiered.key, key, strict=True):
             same = ex.And(same, ex.EqualTo(name, value))

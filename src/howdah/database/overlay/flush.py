@@ -130,10 +130,27 @@ async def _batch(session: Session, tiered: Tiered, most: int) -> tuple[Flushed, 
         except TierError:
             raise
         except Exception as error:
-            if getattr(error, "sqlstate", "") != "55P03" or attempt == TRIES - 1:  # lock_timeout
+            if getattr(error, "sqlstate", "") != "55P03":  # lock_timeout
                 raise
+            if attempt == TRIES - 1:
+                raise TierError(f"{tiered.table}: rows cannot move now: {await _holders(session, tiered)}") from error
             await asyncio.sleep(0.02 * (attempt + 1))
     return Flushed(0, moved, made.files, made.bytes, made.snapshot), rows.num_rows == most and moved > 0
+
+
+async def _holders(session: Session, tiered: Tiered) -> str:
+    """Who keeps rows where they are."""
+    rows = await session.query(
+        "SELECT a.pid, a.application_name AS name, extract(epoch FROM now() - a.xact_start)::int AS age FROM pg_locks l"
+        " JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = $1::oid AND l.objid = $2::oid"
+        " AND l.granted AND l.pid <> pg_backend_pid() ORDER BY a.xact_start LIMIT 1",
+        (LOCK, (tiered.oid - 2**31) % 2**32),
+        None,
+    )
+    if not rows:
+        return "others have the table locked"
+    name = f", {rows[0]['name']}" if rows[0]["name"] else ""
+    return f"a transaction that read or wrote the table has been open for {rows[0]['age']} s (process {rows[0]['pid']}{name})"
 
 
 async def _written(tiered: Tiered, snapshot: Snapshot, rows: Any, dead: list[tuple[Any, ...]]) -> commits.Commit:

@@ -75,7 +75,7 @@ class Joined:
             name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
             if self._ordinary(relation) and not (relation.HasField("alias") and relation.alias.colnames):
                 self._items[name] = _copy(node)
-        elif kind is not None and getattr(node, kind).HasField("alias"):
+        elif kind in ("range_subselect", "range_function") and getattr(node, kind).HasField("alias"):
             name = getattr(node, kind).alias.aliasname
         self._names.append(name)
         return {name}

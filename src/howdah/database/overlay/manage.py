@@ -164,7 +164,7 @@ async def ordinary(session: Session, schema: str, name: str) -> Tiered:
     spelled = quoted(name) if not schema else f"{quoted(schema)}.{quoted(name)}"
     rows = await session.query(NAMED, (spelled,), None)
     if not rows:
-        raise UndefinedTable(f'relation "{spelled}" does not exist', sqlstate="42P01")
+        raise UndefinedTable(f"relation {spelled} does not exist", sqlstate="42P01")
     return await described(session, rows[0]["oid"], rows[0]["schema"], rows[0]["name"])
 
 

@@ -51,6 +51,9 @@ CREATE OR REPLACE FUNCTION howdah.refuse(state text, about text, con text, rel t
 """
 
 LEAST = -(2**63)
+NAMES = ("regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+         "regprocedure", "regrole", "regtype")  # fmt: skip
+"""Types whose values are written as names."""
 FOREIGN_KEYS = (
     ("SELECT 1 FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'f'", "it has a foreign key, whose actions see hot rows"
      " only: say foreign_keys='hot only' if that will do"),
@@ -87,11 +90,16 @@ def check_shape(tiered: Tiered, policy: dict[str, Any]) -> None:
         raise TieringRefused(
             f"{tiered.table}: column {odd!r}: dots and other signs in a name are something else in Iceberg"
         )
+    named = next((c for c in tiered.columns if c.type.lstrip("_") in NAMES), None)
+    if named is not None:
+        raise TieringRefused(
+            f"{tiered.table}: column {named.name} is {named.spelled}: what its text means depends on the search path"
+        )
     for name in tiered.key:
         column = tiered.column(name)
         if column.type not in KEYS or not column.exact:
             raise TieringRefused(
-                f"{tiered.table}: its key column {name} is {column.spelled}; keys are whole numbers, text or uuid"
+                f"{tiered.table}: its key column {name} is {column.spelled}; keys are whole numbers, text, uuid, dates or times"
                 " (with a deterministic collation)"
             )
         if column.generated:

@@ -11,7 +11,7 @@ from .joined import Joined
 from .limited import Limited, limited
 from .plans import GIVEN, Kind, Once, Plan, Promotion, Summary, unsupported
 from .reading import WRITES, Reader, Scope, called, conditions, items, lets, refuse_versions, returns, said, versions
-from .shaping import TABLE, altering, check_create, dropping
+from .shaping import TABLE, altering, check_create, dropping, typing
 from .summing import summary
 from .tiered import Known, Tiered
 from .tree import (
@@ -49,6 +49,13 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
     """The plan of a statement; ``None`` when it names no tiered table; ``Unsupported`` when it cannot be answered rightly."""
     found = parsed(sql)
     if found is not None and len(found.stmts) == 1 and (made := dropping(sql, found.stmts[0].stmt, known)) is not None:
+        return made
+    if (
+        found is not None
+        and known.tables
+        and len(found.stmts) == 1
+        and (made := typing(sql, found.stmts[0].stmt)) is not None
+    ):
         return made
     if found is None or not any(known.find(r.schemaname, r.relname) for r in range_vars(found)):
         return None

@@ -10,7 +10,7 @@ from .filters import Condition
 from .limited import Limited
 from .tiered import Tiered, View
 
-Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter"]
+Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate", "drop", "alter", "type"]
 
 
 class Promotion(NamedTuple):
@@ -52,6 +52,15 @@ class Once(NamedTuple):
     given: tuple[str, ...] | None
     functions: tuple[str, ...]
     must: bool
+
+
+class Verified(NamedTuple):
+    """A condition on each row, the error's state and text where one fails it, and the constraint's name."""
+
+    condition: str
+    state: str
+    text: str
+    constraint: str
 
 
 GIVEN = '"howdah given"'
@@ -107,6 +116,10 @@ class Plan:
     """How base rows may be summed up where they are."""
     limited: Limited | None = None
     """Which of the base rows a query's LIMIT can reach."""
+    verified: tuple[Verified, ...] = ()
+    """What a change of a table demands of all rows, those of the base, too."""
+    of_type: str = ""
+    """The type that is changed in a way that values in a base could not follow."""
     functions: frozenset[str] = frozenset()
     """The functions that are called more than once for one answer: none may be volatile."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import Error, UndefinedTable, Unsupported
 from ..rows import Row, Rows
 from ..session import Session
-from .altering import altered, dropped, emptied, loosened
+from .altering import altered, check_type, dropped, emptied, looked_at, loosened, verify
 from .asking import ASKED
 from .call import Call
 from .counting import LOCK, Stale, current, locked
@@ -32,15 +32,16 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
         others = [tiered for tiered in plan.inserted if tiered != plan.target]
         for tiered in others:
             await noted_keys(session, tiered)
+        before = [await looked_at(session, plan, tiered, call) for tiered in plan.uses] if plan.kind == "alter" else []
         if plan.target is not None and (plan.kind in ("insert", "merge") or plan.rekey):
             rows = await insert(session, plan, plan.target, call)
         else:
             rows = await session.query(sql, params, None)
         for tiered in others:
             await check_new(session, tiered, await current(session, tiered), call)
-        if plan.kind == "alter":
-            for tiered in plan.uses:
-                await altered(session, tiered)
+        for tiered in before:
+            await verify(session, plan, tiered)
+            await altered(session, tiered)
     except asyncio.CancelledError:
         session.terminate()
         raise
@@ -87,6 +88,8 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
     call.readonly = readonly == "on"
     await _unchanged(session, plan)
     await _steady(session, plan)
+    if plan.kind == "type":
+        await check_type(session, plan.of_type)
     call.reading.tiers = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     count: dict[Tiered, int] = {}
     for tiered in sorted(_tables(plan), key=lambda t: t.oid):

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from .columns import quoted
-from .plans import Plan, unsupported
+from .plans import Plan, Verified, unsupported
 from .tiered import Known
-from .tree import range_vars, walk
+from .tree import expression_text, range_vars, walk
 
 TABLE = 42
 """What CREATE TABLE … AS makes (a materialized view would not follow what is flushed) and DROP TABLE drops."""
 _CHECK = 6
+_TYPE = 50
+"""What ALTER TYPE … ADD ATTRIBUTE is about."""
+_NARROWS = ("O", "C")
+"""ALTER DOMAIN … SET NOT NULL and ADD."""
 _ALTERS = frozenset(f"AT_{name}" for name in (
     *("AddColumn", "DropColumn", "AlterColumnType", "AddConstraint", "DropConstraint", "ColumnDefault", "DropNotNull", "SetStatistics"),
     *("SetStorage", "SetCompression", "SetOptions", "ResetOptions", "SetRelOptions", "ResetRelOptions", "ChangeOwner", "ClusterOn"),
@@ -29,6 +33,7 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
         if kind == "alter_table_stmt" and any(known.table(r.schemaname, r.relname) for r in range_vars(node)):
             raise unsupported("a foreign key to a tiered table, whose checks see hot rows only,")
         return None
+    verified = []
     for item in node.alter_table_stmt.cmds if kind == "alter_table_stmt" else ():
         command = item.alter_table_cmd
         names = command.DESCRIPTOR.fields_by_name["subtype"].enum_type.values_by_number
@@ -51,13 +56,39 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
                 )
         elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
             raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
-        elif what == "AT_AddConstraint" and (made.constraint.contype != _CHECK or not made.constraint.skip_validation):
-            raise unsupported("a new constraint on a tiered table, but for a CHECK that is NOT VALID,")
+        elif what == "AT_AddConstraint":
+            if made.constraint.contype != _CHECK:
+                raise unsupported("a new constraint on a tiered table, but for a CHECK,")
+            verified.append(_check(made.constraint, relation.relname))
+        elif what == "AT_SetNotNull":
+            text = f'column "{command.name}" of relation "{relation.relname}" contains null values'
+            verified.append(Verified(f"{quoted(command.name)} IS NOT NULL", "23502", text, ""))
         elif what not in _ALTERS:
             raise unsupported(f"{what.removeprefix('AT_')} in ALTER TABLE of a tiered table")
-    made_plan = Plan("alter", sql, {tiered: []})
+    made_plan = Plan("alter", sql, {tiered: []}, verified=tuple(verified))
     made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
     return made_plan
+
+
+def _check(constraint: Any, table: str) -> Verified:
+    """A CHECK, which rows of the base must fulfil even if it is NOT VALID: they come back to the heap before they are changed."""
+    text = f'check constraint "{constraint.conname}" of relation "{table}" is violated by some row on object storage'
+    return Verified(expression_text(constraint.raw_expr), "23514", text, str(constraint.conname))
+
+
+def typing(sql: str, node: Any) -> Plan | None:
+    """The plan of a change of a type or domain by which what a base has as text would mean something else, or nothing."""
+    kind = node.WhichOneof("node")
+    if kind == "alter_enum_stmt" and node.alter_enum_stmt.old_val:
+        names = [n.string.sval for n in node.alter_enum_stmt.type_name]
+    elif kind == "alter_domain_stmt" and node.alter_domain_stmt.subtype in _NARROWS:
+        names = [n.string.sval for n in node.alter_domain_stmt.type_name]
+    elif kind == "alter_table_stmt" and node.alter_table_stmt.objtype == _TYPE:
+        relation = node.alter_table_stmt.relation
+        names = [n for n in (relation.schemaname, relation.relname) if n]
+    else:
+        return None
+    return Plan("type", sql, of_type=".".join(map(quoted, names)))
 
 
 def check_create(made: Any, known: Known) -> None:

@@ -11,7 +11,7 @@ from ..session import Session
 from . import filters, uniques
 from .asking import PROMOTED
 from .call import Call
-from .columns import quoted, selection
+from .columns import finite, quoted, selection
 from .counting import current
 from .plans import GIVEN, Once, Plan, Promotion
 from .tiered import Snapshot, Tiered
@@ -181,7 +181,8 @@ async def _keys(session: Session, tiered: Tiered, table: str) -> list[tuple[Any,
     """Keys in the form that the base has them."""
     shown = selection(tiered.key_columns)
     whole = " AND ".join(f"{quoted(k)} IS NOT NULL" for k in tiered.key)
-    return [tuple(r) for r in await session.query(f"SELECT DISTINCT {shown} FROM {table} WHERE {whole}", (), None)]
+    sql = f"SELECT DISTINCT {shown} FROM (SELECT * FROM {table}) t WHERE {whole} AND {finite(tiered.key_columns)}"
+    return [tuple(r) for r in await session.query(sql, (), None)]
 
 
 async def check_new(session: Session, tiered: Tiered, snapshot: Snapshot, call: Call) -> None:

@@ -49,9 +49,10 @@ SETTINGS: Final = {
     "log_min_messages": "warning",
     "wal_compression": "on",
     "max_wal_size": "2GB",
+    "track_commit_timestamp": "on",
 }
 _REAPER: Final = """
-import fcntl, os, signal, sys
+import fcntl, os, signal, sys, time
 users, server, pidfile = sys.argv[1:4]
 u, s = os.open(users, os.O_RDWR), os.open(server, os.O_RDWR)
 while True:
@@ -67,6 +68,13 @@ while True:
             pid = int(f.readline())
         if pid == int(sys.argv[4]):
             os.kill(pid, signal.SIGINT)
+            # Whoever comes now waits for the lock: this server still answers, and then does not.
+            for _ in range(6000):
+                with open(pidfile) as f:
+                    if int(f.readline()) != pid:
+                        break
+                os.kill(pid, 0)
+                time.sleep(0.005)
     except (OSError, ValueError):
         pass
     break
@@ -154,6 +162,15 @@ class EmbeddedServer:
                     os.close(self._users)
                     self._users = None
                     raise
+        except OSError as error:
+            raise StartupError(f"pg:{self.root}: cannot be opened: {error}") from error
+
+    def revive(self) -> None:
+        """Start the server again if it does not answer: somebody has killed it."""
+        try:
+            with self._exclusive():
+                if self._users is not None and not self._answers():
+                    self._start()
         except OSError as error:
             raise StartupError(f"pg:{self.root}: cannot be opened: {error}") from error
 
@@ -335,6 +352,8 @@ class EmbeddedServer:
                 if self._answers():
                     self._watch()
                     return
+                if self._process is None and not _is_postgres(pid or 0, self.data):
+                    break  # it was about to end
                 if self._process is not None and self._process.poll() is not None:
                     break
                 time.sleep(0.005)

@@ -36,7 +36,7 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
 
         async def prepared() -> Connection:
             connection = await connect(
-                {**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30}
+                {**arguments, "statement_cache_size": 0 if engine.pooler else 500, "timeout": 30}, engine.server
             )
             await engine.prepare(connection)
             return connection
@@ -51,9 +51,10 @@ async def _open(engine: PostgresEngine, url: Url, options: dict[str, Any], argum
     return engine
 
 
-async def connect(arguments: dict[str, Any]) -> Connection:
-    """A connection; a server that is just starting or recovering is waited for."""
-    deadline = time.monotonic() + STARTING
+async def connect(arguments: dict[str, Any], server: EmbeddedServer | None = None) -> Connection:
+    """A connection; a server that is just starting or recovering is waited for, the embedded ``server`` that is not there is started
+    again."""
+    deadline, revived = time.monotonic() + STARTING, server is None
     while True:
         try:
             return await asyncpg.connect(**arguments)
@@ -61,6 +62,11 @@ async def connect(arguments: dict[str, Any]) -> Connection:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.02)
+        except (OSError, asyncpg.ConnectionDoesNotExistError):
+            if revived or server is None:
+                raise
+            revived = True
+            await asyncio.get_running_loop().run_in_executor(None, server.revive)
 
 
 def _schema(url: Url, options: dict[str, Any]) -> str:
