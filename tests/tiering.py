@@ -249,6 +249,7 @@ class Statements:
         )
         sums = pick.sample((
             *("count(*)", "count(n)", "count(kind) AS c", "sum(n)", "avg(n)", "min(ts)", "max(n)", "sum({t}.id)", "max(id) - min(id)"),
+            *("round(sum(f)::numeric, 6)", "max(f)", "min(f)", "round(avg(f)::numeric, 6)"),
             *("2 / avg(id)", "count(DISTINCT kind)", "count(DISTINCT n) + 1", "coalesce(sum(n), -1)::text", "sum(money)", "max(kind)"),
         ), pick.randrange(1, 4))  # fmt: skip
         where = pick.choice((

@@ -177,3 +177,59 @@ def test_tiers_and_versions_have_limits_too(db: Database, tmp_path: Path) -> Non
     db.query("DELETE FROM t WHERE id = 100")
     db.flush()
     assert [r[0] for r in db.query("SELECT id FROM t ORDER BY id DESC LIMIT 2", as_of=before)] == [100, 99]
+
+
+def test_rows_that_are_promoted_meanwhile_are_seen_once(
+    db: Database, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a transaction at read committed each statement sees what others have committed: also what they did to base rows while
+    these were summed up, or while the first ones were looked for."""
+    make(db, tmp_path / "base", 60, partition_by=[])
+    monkeypatch.setattr("howdah.database.overlay.fetching.MOST", 50)
+    with Database.open(database_url) as other:
+        for module, sql, expected in (
+            ("partials.summed", "SELECT count(*), sum(id) FROM t", (60, 1830)),
+            ("reaching.first", "SELECT id FROM t ORDER BY id DESC LIMIT 1", (60,)),
+        ):
+            path = f"howdah.database.overlay.{module}"
+            name = module.rpartition(".")[2]
+            original = getattr(__import__(path.rpartition(".")[0], fromlist=[name]), name)
+            calls: list[int] = []
+
+            def meanwhile(*given: Any, original: Any = original, calls: list[int] = calls, **how: Any) -> Any:
+                found = original(*given, **how)
+                calls.append(1)
+                if len(calls) == 1:
+                    other.query("UPDATE t SET n = 100 WHERE id > 57")
+                return found
+
+            with monkeypatch.context() as patched:
+                patched.setattr(path, meanwhile)
+                with db.transaction() as tx:
+                    assert tx.query("SELECT 1")[0][0] == 1
+                    patched.setattr("howdah.database.overlay.fetching.MOST", 100)
+                    assert tuple(tx.query(sql)[0]) == expected
+                    assert len(calls) == 1
+                    patched.setattr("howdah.database.overlay.fetching.MOST", 50)
+                    assert tuple(tx.query(sql)[0]) == expected  # nobody came between: no row had to be bound
+                    assert len(calls) == 2
+            db.flush()
+
+
+def test_sums_of_floating_numbers(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(db, tmp_path / "base", 200, partition_by=[])
+    for name in "tp":
+        db.execute(f"ALTER TABLE {name} ADD COLUMN r real")
+        db.query(f"UPDATE {name} SET r = id / 4.0, f = CASE WHEN id % 3 > 0 THEN f END WHERE id > 50")
+    db.flush()
+    monkeypatch.setattr("howdah.database.overlay.fetching.MOST", 5)
+    for sql in (
+        "SELECT sum(f), avg(f), min(f), max(f), count(f) FROM {t} WHERE n = 2",
+        "SELECT kind, min(f), max(f), min(r), max(r), sum(r), avg(r) FROM {t} GROUP BY kind ORDER BY kind",
+        "SELECT sum(f) FROM {t} WHERE id BETWEEN 1 AND 12",
+        "SELECT max(f), min(f) FROM {t} WHERE id < 0",
+        "SELECT n, max(f) > 1, min(r) FROM {t} WHERE id > 20 GROUP BY n HAVING max(f) IS NOT NULL ORDER BY 1",
+    ):
+        both(db, sql)
+    mine, plain = (db.query(f"SELECT sum(r), avg(r), max(r) FROM {name}")[0] for name in "tp")
+    assert [type(v) for v in mine] == [type(v) for v in plain]

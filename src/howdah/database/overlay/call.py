@@ -31,6 +31,10 @@ class Call:
     timeout: float | None = None
     as_of: datetime | int | None = None
     readonly: bool = False
+    checked: bool = False
+    """Whether it is looked at, once the statement has run, if what was relied on still held."""
+    relied: dict[Tiered, int] = field(default_factory=dict)
+    """How many dead keys there were when base rows were chosen that only these make the right ones. There can only become more."""
     reading: Reading = field(default_factory=Reading)
     began: float = field(default_factory=time.monotonic)
 
@@ -72,6 +76,13 @@ class Call:
                 f"{tiered.table}: the statement needs {error} from object storage: say more in WHERE about its key or time"
             ) from None
         return found
+
+    async def moved(self, session: Session) -> bool:
+        """Whether more keys have died than were relied on."""
+        for tiered, count in self.relied.items():
+            if (await session.query(f"SELECT count(*) FROM {tiered.shadow}", (), None))[0][0] != count:
+                return True
+        return False
 
     def told(self, found: scan.Scan | partials.Summed | First) -> None:
         """Say that what was read is used."""

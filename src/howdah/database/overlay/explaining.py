@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from ...engines.sql.dialect import text_literal
-from ..rows import PlannedTable, QueryPlan
+from ..rows import PlannedTable, QueryPlan, Reading
 from ..session import Session
 from . import base, filters
 from .asking import ASKED, past_of, told
@@ -35,6 +35,18 @@ async def explained(session: Session, plan: Plan, call: Call) -> QueryPlan:
         tables.append(PlannedTable(tiered.table, len(files), every, sum(f.file_size_in_bytes for f in files), said))
     tiers_read = ASKED[plan.mode] if plan.kind == "read" else ASKED["all"]
     return QueryPlan(plan.kind, tiers_read, plan.quick is not None, tuple(tables))
+
+
+def shown(plan: QueryPlan, reading: Reading) -> list[str]:
+    """What EXPLAIN says of bases, below what Postgres says."""
+    lines = []
+    for table in plan.tables:
+        lines.append(
+            f"Base of {table.table}: {table.files} of {table.of_files} files may hold rows, {table.bytes} bytes"
+        )
+        lines += [f"  Condition: {' AND '.join(conditions)}" for conditions in table.conditions if conditions]
+    left = f", left out: {', '.join(sorted(reading.skipped))}" if reading.skipped else ""
+    return [*lines, f"Tiers: {', '.join(reading.tiers)}{left}; files read: {reading.files}, {reading.bytes} bytes"]
 
 
 def _shown(condition: Condition) -> str:

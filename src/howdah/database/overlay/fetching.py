@@ -64,7 +64,7 @@ async def bound(
     columns = None
     if plan.kind == "read" and plan.columns is not None:
         columns = [c for c in tiered.columns if c.name in plan.columns or c.name in tiered.key]
-    if plan.limited is not None and steady:
+    if plan.limited is not None and (steady or call.checked):
         given = (plan.limited, tiered, snapshot, condition, columns, call, past, tiers)
         if (count := await reached(session, *given)) is not None:
             return count
@@ -74,8 +74,8 @@ async def bound(
 async def summed(
     session: Session, summary: Summary, snapshot: Snapshot, call: Call
 ) -> tuple[str, Sequence[Any]] | None:
-    """The query over what the base sums up to, and its parameters; ``None`` if its rows must be bound after all. Only where a
-    transaction sees the same all the time: the dead rows are asked for before the query runs."""
+    """The query over what the base sums up to, and its parameters; ``None`` if its rows must be bound after all. The dead
+    rows are asked for before the query runs; if a transaction may see more of them then, that is looked at afterwards."""
     tiered = summary.tiered
     if snapshot.metadata is None or len(call.params) != summary.given:
         return None
@@ -96,6 +96,8 @@ async def summed(
     dead = [tuple(row) for row in await session.query(keys, (), None)]
     if len(dead) > PROMOTED:
         return None
+    if call.checked:
+        call.relied[tiered] = len(dead)
     tiers = frozenset(ASKED[""])
     asked = (snapshot.metadata, condition, groups, summary.parts, tiered.key, dead)
     work = partial(partials.summed, *asked, archive=snapshot.archive, tiers=tiers)

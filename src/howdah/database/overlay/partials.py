@@ -87,23 +87,38 @@ def _all(batches: Iterator[Any], groups: Sequence[tuple[str, int]], parts: Seque
     import pyarrow as pa
 
     names = [f"g{i}" for i in range(len(groups))]
+    odd: list[str] = []
     functions = [part.function for part in parts]
     again = [_AGAIN[f] for f in functions]
     made: list[Any] = []
     waiting = 0
     for rows in _tables(batches):
         live = rows if dead is None else without(rows, dead)
-        made.append(_grouped(_columns(live, groups, parts), names, functions))
+        columns = _columns(live, groups, parts)
+        odd = odd or [name for name in columns.column_names if name.startswith("n")]
+        made.append(_grouped(columns, [*names, *odd], functions))
         waiting += made[-1].num_rows
         if waiting > 2 * MOST:
-            made = [_grouped(pa.concat_tables(made), names, again)]
+            made = [_grouped(pa.concat_tables(made), [*names, *odd], again)]
             waiting = made[0].num_rows
             if waiting > MOST:
                 return None
     if not made:
         return pa.table({f"c{i}": [] for i in range(len(names) + len(parts))})
-    found = _grouped(pa.concat_tables(made), names, again)
-    return found if found.num_rows <= MOST else None
+    found = _grouped(pa.concat_tables(made), [*names, *odd], again)
+    return _with_odd(found, odd) if found.num_rows <= MOST else None
+
+
+def _with_odd(rows: Any, odd: Sequence[str]) -> Any:
+    """Rows with NaN as the least and largest value of those that are apart for having it."""
+    import pyarrow.compute as pc
+
+    for name in odd:
+        value = f"v{name[1:]}"
+        column = rows.column(value)
+        filled = pc.if_else(rows.column(name), float("nan"), column).cast(column.type)
+        rows = rows.set_column(rows.schema.get_field_index(value), value, filled)
+    return rows.drop_columns(list(odd)) if odd else rows
 
 
 def _tables(batches: Iterator[Any]) -> Iterator[Any]:
@@ -159,7 +174,12 @@ def _columns(rows: Any, groups: Sequence[tuple[str, int]], parts: Sequence[Part]
         if part.function == "sum":  # so that no sum of them is too large
             narrow = pa.types.is_int32(column.type)
             scale = column.type.scale if pa.types.is_decimal(column.type) else 0
-            column = column.cast(pa.int64() if narrow else pa.decimal128(38, scale))
+            wide = pa.float64() if pa.types.is_floating(column.type) else pa.decimal128(38, scale)
+            column = column.cast(pa.int64() if narrow else wide)
+        elif part.function != "count" and pa.types.is_floating(column.type):
+            # Larger than any number to Postgres, nothing to Arrow: such rows are apart.
+            odd = pc.fill_null(pc.is_nan(column), False)
+            made[f"n{number}"], column = odd, pc.if_else(odd, pa.scalar(None, column.type), column)
         made[f"v{number}"] = column
     return pa.table(made)
 

@@ -109,8 +109,13 @@ class _Planner(Reader):
             made.limited = reach if [len(mentions) for mentions in self._uses.values()] == [1] else None
             return made
         if kind == "explain_stmt" and node.explain_stmt.query.WhichOneof("node") == "select_stmt":
+            reach = self._limited(node.explain_stmt.query.select_stmt)
             self._statement(node.explain_stmt.query.select_stmt, frozenset())
-            return Plan(self._purity(node), postgast.deparse(tree), self._uses)
+            made = Plan(self._purity(node), postgast.deparse(tree), self._uses)
+            made.limited = reach if [len(mentions) for mentions in self._uses.values()] == [1] else None
+            options = {o.def_elem.defname: o.def_elem.arg.string.sval for o in node.explain_stmt.options}
+            made.explains = options.get("format", "text").lower() == "text"
+            return made
         if kind == "truncate_stmt":
             return self._truncate(node.truncate_stmt)
         if kind == "create_table_as_stmt" and node.create_table_as_stmt.objtype == TABLE:

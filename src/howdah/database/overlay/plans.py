@@ -116,6 +116,8 @@ class Plan:
     """How base rows may be summed up where they are."""
     limited: Limited | None = None
     """Which of the base rows a query's LIMIT can reach."""
+    explains: bool = False
+    """Whether it is an EXPLAIN in lines of text, which is to say what is read of bases, too."""
     verified: tuple[Verified, ...] = ()
     """What a change of a table demands of all rows, those of the base, too."""
     of_type: str = ""

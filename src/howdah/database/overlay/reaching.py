@@ -43,8 +43,7 @@ async def reached(
     past: int | None,
     tiers: frozenset[str],
 ) -> int | None:
-    """Bind the base rows that a limited query can reach; how many. ``None`` if it must have all that fit its conditions. The
-    transaction sees the same all the time."""
+    """Bind the base rows that a limited query can reach; how many. ``None`` if it must have all that fit its conditions."""
     number, to = _count(limited, call.params), _vector(limited, call.params)
     if snapshot.metadata is None or number is None or (limited.orders and limited.orders[0].metric and to is None):
         return None
@@ -54,6 +53,8 @@ async def reached(
     if not single[0][0]:
         return None
     dead = 0 if past is not None else (await session.query(f"SELECT count(*) FROM {tiered.shadow}", (), None))[0][0]
+    if call.checked and past is None:
+        call.relied[tiered] = dead
     known = await worked_out(session, filters.expressions([limited.conditions]))
     asked = limited.asked and filters.says_all(tiered, limited.conditions, call.params, known) and dead <= FEW
     count = number + dead if asked else 4 * number + FEW

@@ -14,6 +14,7 @@ from .altering import altered, check_type, dropped, emptied, looked_at, loosened
 from .asking import ASKED
 from .call import Call
 from .counting import LOCK, Stale, current, locked
+from .explaining import explained, shown
 from .fetching import bound, summed
 from .plans import Plan, Promotion
 from .tiered import Tiered
@@ -27,6 +28,7 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
     """Run a planned statement inside the open transaction, which cannot be committed after an error."""
     if call.timeout is not None:  # what is done around the statement counts, too
         await session.command(f"SET LOCAL statement_timeout = {max(1, int(call.timeout * 1000))}")
+    call.checked = plan.kind == "read"
     try:
         sql, params = await prepare(session, plan, call)
         others = [tiered for tiered in plan.inserted if tiered != plan.target]
@@ -37,6 +39,13 @@ async def run(session: Session, plan: Plan, call: Call) -> Rows:
             rows = await insert(session, plan, plan.target, call)
         else:
             rows = await session.query(sql, params, None)
+            if await call.moved(session):  # somebody has promoted rows between two of its snapshots
+                call = Call(call.params, call.timeout, call.as_of)
+                sql, params = await prepare(session, plan, call)
+                rows = await session.query(sql, params, None)
+        if plan.explains:
+            lines = [row[0] for row in rows] + shown(await explained(session, plan, call), call.reading)
+            rows = await session.query('SELECT x AS "QUERY PLAN" FROM unnest($1::text[]) x', (lines,), None)
         for tiered in others:
             await check_new(session, tiered, await current(session, tiered), call)
         for tiered in before:
@@ -104,7 +113,9 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
             snapshot = await current(session, tiered, names)
         else:
             snapshot = await locked(session, tiered, names, repeatable=repeatable)
-        if plan.summary is not None and repeatable and (sums := await summed(session, plan.summary, snapshot, call)):
+        call.checked = call.checked and not repeatable
+        few = repeatable or call.checked
+        if plan.summary is not None and few and (sums := await summed(session, plan.summary, snapshot, call)):
             return sums
         count[tiered] = await bound(session, plan, tiered, snapshot, call, steady=repeatable)
     promotions = list(plan.also)

@@ -35,6 +35,7 @@ _TYPES = (
 )  # fmt: skip
 """What the parts of such a query may consist of."""
 _WHOLE = ("int2", "int4", "int8")
+_FLOATS = ("float4", "float8")
 _GROUPS = (*_WHOLE, *TIMES, "bool", "uuid", "text", "varchar")
 _PLAIN = ("abs", "lower", "upper", "length", "round", "floor", "ceil", "to_char")
 """Functions of single rows."""
@@ -212,9 +213,14 @@ class _Summing:
         assert column is not None
         whole = column.type in _WHOLE
         if name in ("min", "max"):
-            if not whole and column.type not in TIMES and column.digits is None:
+            if not whole and column.type not in (*TIMES, *_FLOATS) and column.digits is None:
                 raise _NotSo
             return f"{name}({self._part(name, column)})"
+        if column.type in _FLOATS:  # added up in another order, as Postgres does when it likes
+            total = f"sum({self._part('sum', column)})"
+            if name == "sum":
+                return f"{total}::{column.type}"
+            return f"{total} / nullif(sum({self._part('count', column)}), 0)::float8"
         if not whole and (column.digits is None or column.digits[0] > MOST_DIGITS):
             raise _NotSo
         total = f"sum({self._part('sum', column)})"
@@ -234,6 +240,8 @@ class _Summing:
         assert part.column is not None
         column = self._columns[part.column]
         if part.function == "sum":
+            if column.type in _FLOATS:
+                return "float8"
             return "bigint" if column.type in ("int2", "int4") else "numeric"
         return column.spelled
 
