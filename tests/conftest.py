@@ -90,7 +90,12 @@ def servers() -> Iterator[Servers]:
     root = Path(tempfile.mkdtemp(prefix="howdah-test-"))
     root.chmod(0o755)
     made = Servers(root)
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(root / "caches")
     yield made
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
     made.close()
     shutil.rmtree(root, ignore_errors=True)
 

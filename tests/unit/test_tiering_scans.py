@@ -30,7 +30,7 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str] | None]:
         return batches(metadata, names, condition, columns, **how)
 
     monkeypatch.setattr(scan, "batches", noted)
-    monkeypatch.setattr(scan, "TOGETHER", 1000)
+    monkeypatch.setattr(scan, "TOGETHER", 2**16)
     return seen
 
 
@@ -92,7 +92,7 @@ def test_rows_come_in_pieces_and_what_fails_between_them_is_told(
 ) -> None:
     make(db, tmp_path, 200, partition_by=["kind"])
     db.flush()
-    monkeypatch.setattr(scan, "TOGETHER", 1)
+    monkeypatch.setattr(scan, "TOGETHER", 2**26)
     pieces: list[int] = []
     take = scan.Scan.take
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from ..database.database import PATIENCE, AsyncDatabase, T
+from ..database.means import CACHE, MEMORY
 from ..database.overlay.adopting import Tiering
 from ..database.overlay.flush import Flushed
 from ..database.overlay.manage import (
@@ -254,13 +255,18 @@ class Database(Statements):
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
         tiering: Tiering | None = None,
+        memory_mb: int = MEMORY,
+        cache_mb: int = CACHE,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
         ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
         ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says; ``tiering``
-        has policies for many tables.
+        has policies for many tables. ``memory_mb`` (MiB) bounds what this process holds beyond the rows that a caller keeps:
+        flushes, merges and reads of bases go in pieces. Of files in buckets, those up to a sixteenth of ``cache_mb`` are kept
+        on disk once they were read, in ``cache_dir`` (default: your cache folder); 0 keeps none.
         """
         return cls(
             AsyncDatabase.open(
@@ -271,6 +277,9 @@ class Database(Statements):
                 on_notice=on_notice,
                 flusher=flusher,
                 tiering=tiering,
+                memory_mb=memory_mb,
+                cache_mb=cache_mb,
+                cache_dir=cache_dir,
             ),
             Portal(),
         )

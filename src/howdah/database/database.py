@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from ..values import check_retries, check_text, seconds
 from .backup import load, save
 from .codecs import prepare
 from .failures import DRIVER_ERRORS, explain
+from .means import CACHE, MEMORY, Cache, Means, folder
 from .overlay.adopting import Adopting, Tiering
 from .overlay.counting import Stale
 from .overlay.flush import Flushed
@@ -51,8 +53,16 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
         tiering: Tiering | None = None,
+        memory_mb: int = MEMORY,
+        cache_mb: int = CACHE,
+        cache_dir: str | os.PathLike[str] | None = None,
         lent: bool = False,
     ) -> None:
+        for name, number, least in (("memory_mb", memory_mb, 8), ("cache_mb", cache_mb, 0)):
+            if type(number) is not int or number < least:
+                raise InvalidInput(f"{name}={number!r}: expected an integer >= {least}")
+        where = folder() if cache_dir is None else Path(cache_dir).expanduser()
+        self._means = Means(memory_mb * 2**20, Cache(where, cache_mb * 2**20) if cache_mb else None)
         if type(pool_size) is not int or pool_size < 1:
             raise InvalidInput(f"pool_size={pool_size!r}: expected an integer >= 1")
         if isinstance(extensions, str) or not all(isinstance(e, str) and e for e in extensions):
@@ -89,13 +99,18 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         on_notice: Callable[[str], None] | None = None,
         flusher: bool = False,
         tiering: Tiering | None = None,
+        memory_mb: int = MEMORY,
+        cache_mb: int = CACHE,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> AsyncDatabase:
         """The database of ``pg:./data`` or ``postgresql://…``. Nothing is connected yet.
 
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
         ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
         ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says; ``tiering``
-        has policies for many tables.
+        has policies for many tables. ``memory_mb`` (MiB) bounds what this process holds beyond the rows that a caller keeps:
+        flushes, merges and reads of bases go in pieces. Of files in buckets, those up to a sixteenth of ``cache_mb`` are kept
+        on disk once they were read, in ``cache_dir`` (default: your cache folder); 0 keeps none.
         """
         from .opening import finder
 
@@ -107,6 +122,9 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
             on_notice=on_notice,
             flusher=flusher,
             tiering=tiering,
+            memory_mb=memory_mb,
+            cache_mb=cache_mb,
+            cache_dir=cache_dir,
         )
 
     def __repr__(self) -> str:
@@ -200,7 +218,7 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         if self._on_notice is not None:
             tell = self._on_notice
             connection.add_log_listener(lambda _, message: tell(str(message)))
-        return Session(connection, server.place)
+        return Session(connection, server.place, self._means)
 
     @property
     def _plain(self) -> bool:

@@ -16,6 +16,7 @@ import postgast
 
 from ..errors import Error, TypeMismatch
 from .failures import DRIVER_ERRORS, explain
+from .means import DEFAULT, Means
 from .rows import Executed, Row, Rows
 
 STALE: Final = (
@@ -54,9 +55,10 @@ def split(script: str) -> list[str]:
 class Session:
     """A connection and its prepared statements. Used by one task at a time."""
 
-    def __init__(self, connection: Any, place: str) -> None:
+    def __init__(self, connection: Any, place: str, means: Means = DEFAULT) -> None:
         self.connection = connection
         self.place = place
+        self.means = means
         self._statements: OrderedDict[str, Any] = OrderedDict()
         self.marked = False
         """Whether a caller's statement may have left something on the connection, such as a setting."""

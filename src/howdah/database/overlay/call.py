@@ -49,7 +49,9 @@ class Call:
     ) -> int:
         """Bind the base rows that may fit a condition, as they come; how many."""
         names = None if columns is None else [c.name for c in columns]
-        source = scan.Scan(snapshot.metadata, condition, archive=snapshot.archive, columns=names, **how)
+        source = scan.Scan(
+            snapshot.metadata, condition, archive=snapshot.archive, columns=names, means=session.means, **how
+        )
         first = await self.within(tiered, source.take)
         self.told(source)
         if source.skipped:

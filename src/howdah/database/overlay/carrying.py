@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInput
+from ..means import Means
 from ..session import Session
 from . import base, commits, objects, partials, place, scan, uniques
 from .binding import bind
@@ -28,6 +29,8 @@ from .tiered import SHAPE, Tiered
 
 DUMP, CONTENTS = "postgres.dump", "howdah.json"
 FORMAT = 1
+TIMES = 8
+"""How many times as many rows as are usually taken at a time are in one file."""
 _FOREIGN_KEYS = """
 SELECT k.oid::bigint, format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s%s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid),
   CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END)
@@ -35,8 +38,6 @@ FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n O
 WHERE k.contype = 'f' AND (k.conrelid = ANY($1::oid[]) OR k.confrelid = ANY($1::oid[])) ORDER BY 1
 """
 """Foreign keys that do not hold among hot rows alone: a restore makes them last, for what comes then."""
-TOGETHER = 64 * 1024 * 1024
-"""Bytes of rows in one file, as they are in memory."""
 
 
 # Out -----------------------------------------------------------------------------------------------------------------
@@ -51,7 +52,9 @@ async def pack(session: Session, tables: Sequence[Tiered], dump: Path, target: P
             snapshot = await current(session, tiered)
             sql = f"SELECT {selection(tiered.key_columns)} FROM {tiered.shadow}"
             dead = [tuple(row) for row in await session.query(sql, (), None)]
-            files = await asyncio.to_thread(_packed, tar, f"tiers/{number}", snapshot.metadata, tiered.key, dead)
+            files = await asyncio.to_thread(
+                _packed, tar, f"tiers/{number}", snapshot.metadata, tiered.key, dead, session.means
+            )
             told.append(
                 {"schema": tiered.schema, "name": tiered.name, "oid": tiered.oid, "location": tiered.location,
                  "policy": tiered.policy, "key": tiered.key[0], "files": files}
@@ -66,7 +69,12 @@ async def pack(session: Session, tables: Sequence[Tiered], dump: Path, target: P
 
 
 def _packed(
-    tar: tarfile.TarFile, folder: str, metadata: str | None, key: Sequence[str], dead: Sequence[tuple[Any, ...]]
+    tar: tarfile.TarFile,
+    folder: str,
+    metadata: str | None,
+    key: Sequence[str],
+    dead: Sequence[tuple[Any, ...]],
+    means: Means,
 ) -> list[str]:
     """Add a base's live rows to a tar file; the names of the files in it."""
     import pyarrow.parquet as pq
@@ -75,7 +83,7 @@ def _packed(
         return []
     gone = partials.keys(metadata, key, dead) if dead else None
     names: list[str] = []
-    source = scan.Scan(metadata, together=TOGETHER)
+    source = scan.Scan(metadata, means=Means(TIMES * means.memory))
     while (whole := source.take()) is not None:
         rows = whole if gone is None else partials.without(whole, gone)
         if rows.num_rows:

@@ -100,7 +100,7 @@ async def summed(
         call.relied[tiered] = len(dead)
     tiers = frozenset(ASKED[""])
     asked = (snapshot.metadata, condition, groups, summary.parts, tiered.key, dead)
-    work = partial(partials.summed, *asked, archive=snapshot.archive, tiers=tiers)
+    work = partial(partials.summed, *asked, archive=snapshot.archive, tiers=tiers, means=session.means)
     found = await call.within(tiered, work)
     if found.columns is None:
         return None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..means import Means
 from . import base, scan
 from .limited import Order
 
@@ -38,6 +39,7 @@ def first(
     archive: str | None,
     tiers: frozenset[str],
     most: int,
+    means: Means,
 ) -> First | None:
     """The first ``count`` rows that may fit a condition, and unless ``whole`` those that tie with the last; ``to`` is the vector
     of a distance (NumPy). ``None`` where only Postgres can say: for vectors of another length, or more ties than ``most``."""
@@ -53,7 +55,7 @@ def first(
             some, waiting = waiting[:step], waiting[step:]
             step *= 2
             opened, size = opened + len(some), size + sum(file.file_size_in_bytes for file in some)
-            for batch in scan.batches(metadata, some, condition, wanted):
+            for batch in scan.batches(metadata, some, condition, wanted, means=means):
                 if batch.num_rows and not best.take(pa.Table.from_batches([batch])):
                     return None
                 early = not orders and best.seen >= count

@@ -19,8 +19,8 @@ from .counting import LOCK, current, named
 from .texts import encoded
 from .tiered import Snapshot, Tiered
 
-BYTES = 64 * 1024 * 1024
-"""About how many bytes of text the rows have that move at once: several times as many are in memory."""
+TEXT = 6
+"""Which part of the memory the text of the rows has that move at once: they are there in several forms."""
 LEASE = 1753
 TRIES = 20
 LONGEST = 60
@@ -101,7 +101,7 @@ async def flush(session: Session, tiered: Tiered) -> Flushed:
     text = f"SELECT avg(octet_length(t::text)) FROM (SELECT * FROM ONLY {tiered.table} t WHERE {eligible(tiered)} LIMIT 200) t"
     width = (await session.query(text, (), None))[0][0]
     most = int(tiered.policy["batch_rows"])
-    most = most if width is None else max(1, min(most, int(BYTES / width)))
+    most = most if width is None else max(1, min(most, int(session.means.memory / TEXT / float(width))))
     while True:
         moved, more = await _batch(session, tiered, most)
         total += moved

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ..means import Means
 from . import base, scan
 from .plans import Part
 from .texts import shown, stored
@@ -42,6 +43,7 @@ def summed(
     *,
     archive: str | None,
     tiers: frozenset[str],
+    means: Means,
 ) -> Summed:
     """Sum up the base rows that fulfil a condition and whose ``key`` is none of those that are ``dead``."""
 
@@ -53,8 +55,9 @@ def summed(
             counted = sum(file.record_count for file in whole)
             unread = {file.file_path for file in whole}
             names = [file for file in names if file.file_path not in unread]
+        wide = Means(TIMES * means.memory, means.cache)
         columns = {*(g for g, _ in groups), *(p.column for p in parts if p.column is not None), *(key if dead else ())}
-        batches = scan.batches(metadata, names, condition, sorted(columns) or key, times=TIMES) if names else iter(())
+        batches = scan.batches(metadata, names, condition, sorted(columns) or key, means=wide) if names else iter(())
         found = _all(batches, groups, parts, keys(metadata, key, dead) if dead else None)
     size = sum(file.file_size_in_bytes for file in names)
     if found is None:

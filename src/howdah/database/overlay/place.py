@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ...errors import InvalidInput, TierError
+from ..means import Cache
 
 CONNECT, REQUEST = 5, 30
 """Seconds until a bucket that does not answer is an error."""
 PROBE = ".howdah"
+READERS = 16
+"""Files of a bucket that are fetched at once."""
 SYNCED = 10_000
 """Files that are known to be durable."""
 _synced: set[tuple[str, int, int, int]] = set()
@@ -81,6 +85,29 @@ def files(address: str) -> tuple[Any, str]:
         known = properties(address)
         return _s3(known.get("s3.endpoint"), known.get("s3.region")), address.removeprefix("s3://")
     return fs.LocalFileSystem(), address.removeprefix("file://")
+
+
+def nearest(files_: Sequence[tuple[str, int]], cache: Cache | None) -> list[str]:
+    """The addresses at which files (URL and size) are read: those of a bucket may be on this machine's disk, or come there now."""
+    if cache is None or not any(remote(address) for address, _ in files_):
+        return [address for address, _ in files_]
+
+    def found(file: tuple[str, int]) -> str:
+        address, size = file
+        if not remote(address):
+            return address
+
+        def read() -> bytes:
+            system, path = files(address)
+            with system.open_input_stream(path) as source:
+                return bytes(source.read())
+
+        endpoint = properties(address).get("s3.endpoint", "")
+        path = cache.file(f"{endpoint} {address}", size, read)
+        return address if path is None else str(path)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(found, files_))
 
 
 def of_table(root: str, schema: str, name: str) -> str:

@@ -61,7 +61,7 @@ async def reached(
     names = None if columns is None else [c.name for c in columns]
     while count <= MOST:
         given = (snapshot.metadata, condition, limited.orders, limited.whole, count, names, to)
-        work = partial(first, *given, past=past, archive=snapshot.archive, tiers=tiers, most=MOST)
+        work = partial(first, *given, past=past, archive=snapshot.archive, tiers=tiers, most=MOST, means=session.means)
         found = await call.within(tiered, work)
         if found is None:
             return None

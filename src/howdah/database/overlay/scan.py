@@ -10,13 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...errors import LimitExceeded
+from ..means import DEFAULT, Means
 from . import base, place
 
-ROWS, AHEAD, FILES, UNPACKED = 16 * 1024, 2, 8 * 1024 * 1024, 4
-"""Rows of a batch at most, batches that are read ahead, bytes of files that are read at once, and how many times as large as
-in a file rows may be in memory: it stays small, however large a base is."""
-TOGETHER = 4 * 1024 * 1024
-"""Bytes of rows that are taken at a time."""
+ROWS, AHEAD, UNPACKED = 16 * 1024, 2, 4
+"""Rows of a batch at most, batches that are read ahead, and how many times as large as in a file rows may be in memory."""
+FILES, TOGETHER = 8, 16
+"""Which parts of the memory are filled by files that are read at once, and by rows that are taken at a time."""
+EACH = 32 * 2**20
+"""Bytes of memory for each file that is read beside others."""
 SHAPES = 10_000
 """Files whose columns are kept in memory, where columns have changed."""
 
@@ -26,8 +28,7 @@ class Scan:
     """The rows of a base that may fit a condition: ``take()`` gives the next ones, from a thread, until there are no more.
 
     An error for a file that is missing or broken, and for more than ``most`` rows. Files below ``archive`` are cold, the others
-    warm; ``past`` is the id of an older version; if only some ``columns`` matter, others may be missing. ``together`` is how many
-    bytes of rows, as they are in memory, are taken at a time.
+    warm; ``past`` is the id of an older version; if only some ``columns`` matter, others may be missing.
     """
 
     metadata: str | None
@@ -37,7 +38,7 @@ class Scan:
     archive: str | None = None
     tiers: frozenset[str] = frozenset(("warm", "cold"))
     columns: Sequence[str] | None = None
-    together: int | None = None
+    means: Means = DEFAULT
     files: int = 0
     """Those that are opened for it, known after the first ``take()``, and their ``bytes``."""
     bytes: int = 0
@@ -57,7 +58,8 @@ class Scan:
             if self._batches is None:
                 names, self.skipped = base.chosen(self.metadata, self.condition, self.past, self.archive, self.tiers)
                 self.files, self.bytes = len(names), sum(file.file_size_in_bytes for file in names)
-                self._batches = batches(self.metadata, names, self.condition, self.columns) if names else iter(())
+                given = (self.metadata, names, self.condition, self.columns)
+                self._batches = batches(*given, means=self.means) if names else iter(())
             found: list[Any] = []
             size = 0
             for batch in self._batches:
@@ -67,7 +69,7 @@ class Scan:
                     raise LimitExceeded(f"more than {self.most:,} rows")
                 if batch.num_rows:
                     found.append(batch)
-                if size >= (self.together or TOGETHER):
+                if size >= self.means.memory // TOGETHER:
                     break
             return pa.Table.from_batches(found) if found else None
 
@@ -85,26 +87,25 @@ def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
 
 
 def batches(
-    metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None, *, times: int = 1
+    metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None, *, means: Means = DEFAULT
 ) -> Iterator[Any]:
-    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others. So many ``times`` as
-    much as usual is in memory."""
-    import pyarrow as pa
-
-    for shape, some in _together(metadata, names, times * FILES):
+    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others."""
+    uuids = _names_uuids(metadata, condition)
+    # Many rows go through little memory one file after the other; for few it is quicker to look at several.
+    much = UNPACKED * sum(f.file_size_in_bytes for f in names) > means.memory
+    for shape, some in _together(metadata, names, means.memory // FILES):
         width = UNPACKED * sum(f.file_size_in_bytes for f in some) // max(1, sum(f.record_count for f in some))
-        size = max(64, min(times * ROWS, times * TOGETHER // max(1, width)))
-        test, late, needed = _filters(metadata, shape, condition)
-        wanted = None if columns is None else list(dict.fromkeys([*columns, *(needed if late is not None else ())]))
-        source = dataset(metadata, some, shape)
-        if late is not None:
-            source = _with_groups(source, metadata, shape, condition)
-        scanner = source.scanner(
-            columns=_projection(metadata, shape, wanted), filter=test, use_threads=len(some) > 1, batch_size=size,
-            batch_readahead=AHEAD,
+        size = max(64, min(ROWS * (means.memory // DEFAULT.memory or 1), means.memory // TOGETHER // max(1, width)))
+        where = place.nearest([(f.file_path, f.file_size_in_bytes) for f in some], means.cache)
+        if uuids or len(some) == 1 or (much and not any(map(place.remote, where))):
+            for address in where:
+                yield from _one(metadata, address, shape, condition, columns, size)
+            continue
+        scanner = _dataset(metadata, where, shape).scanner(
+            columns=_projection(metadata, shape, columns), filter=_filter(metadata, shape, condition), batch_size=size,
+            batch_readahead=AHEAD, fragment_readahead=max(1, means.memory // EACH),
         )  # fmt: skip
-        for batch in scanner.to_batches():
-            yield from [batch] if late is None else pa.Table.from_batches([batch]).filter(late).to_batches()
+        yield from scanner.to_batches()
 
 
 def _together(metadata: str, names: Sequence[Any], most: int) -> Iterator[tuple[Any, list[Any]]]:
@@ -122,6 +123,36 @@ def _together(metadata: str, names: Sequence[Any], most: int) -> Iterator[tuple[
         size += file.file_size_in_bytes
     if some:
         yield shape, some
+
+
+def _one(
+    metadata: str, address: str, shape: Any, condition: Any, columns: Sequence[str] | None, size: int
+) -> Iterator[Any]:
+    """The rows of one file, of which little is in memory at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    system, path = place.files(address)
+    now = base.opened(metadata).schema()
+    stored = now if shape is None else shape
+    test = _filter(metadata, None, condition)
+    wanted = [
+        f for f in now.fields if columns is None or f.name in columns or f.field_id in _asked(metadata, condition)
+    ]
+    there = {f.field_id: f.name for f in stored.fields}
+    with pq.ParquetFile(path, filesystem=system, pre_buffer=place.remote(address)) as file:
+        groups = _groups(file.metadata, now, stored, condition)
+        names = [there[f.field_id] for f in wanted if f.field_id in there]
+        for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=len(names) > 1):
+            made = []
+            for field in wanted:
+                type_ = base.arrow(metadata).field(field.name).type
+                if field.field_id in there:
+                    made.append(batch.column(there[field.field_id]).cast(type_))
+                else:
+                    made.append(pa.nulls(batch.num_rows, type_))
+            rows = pa.Table.from_arrays(made, [f.name for f in wanted]) if made else pa.Table.from_batches([batch])
+            yield from (rows if test is None else rows.filter(test)).to_batches()
 
 
 # Columns ----------------------------------------------------------------------------------------------------------
@@ -154,17 +185,6 @@ def _stored(path: str) -> Any:
 _shapes: dict[str, Any] = {}
 
 
-def _plain(schema: Any) -> Any:
-    """Columns as Arrow compares them: it has UUIDs as bytes."""
-    from pyiceberg.schema import Schema
-    from pyiceberg.types import FixedType, UUIDType
-
-    fields = [
-        f.model_copy(update={"field_type": FixedType(16)}) if f.field_type == UUIDType() else f for f in schema.fields
-    ]
-    return Schema(*fields)
-
-
 def _projection(metadata: str, shape: Any, wanted: Sequence[str] | None) -> Any:
     """The columns of a version, out of those of a file."""
     if shape is None:
@@ -189,65 +209,90 @@ def _projection(metadata: str, shape: Any, wanted: Sequence[str] | None) -> Any:
 # Conditions -------------------------------------------------------------------------------------------------------
 
 
-def _filters(metadata: str, shape: Any, condition: Any) -> tuple[Any, Any, list[str]]:
-    """A condition as pyarrow has it: what its scanner can be asked, or else what its rows are; and the columns it names.
-    Its scanner cannot compare UUIDs with a file's statistics."""
+def _filter(metadata: str, shape: Any, condition: Any) -> Any:
+    """A condition as pyarrow has it, on the columns of a file (``None``: those of the version)."""
     if condition is None:
-        return None, None, []
-    from pyiceberg.types import UUIDType
-
+        return None
     of = base.library().expressions.visitors
     now = base.opened(metadata).schema()
-    bound = of.bind(now, condition, True)
-    named = [now.find_field(number) for number in of.extract_field_ids(bound)]
-    late = any(field.field_type == UUIDType() for field in named)
-    stored = _plain(now if late or shape is None else shape)
-    translated = of.translate_column_names(bound, stored, True)
-    test = base.library().io.pyarrow.expression_to_pyarrow(of.bind(stored, translated, True), stored)
-    return (None, test, [field.name for field in named]) if late else (test, None, [])
+    stored = _plain(now if shape is None else shape)
+    translated = of.translate_column_names(of.bind(now, condition, True), stored, True)
+    return base.library().io.pyarrow.expression_to_pyarrow(of.bind(stored, translated, True), stored)
 
 
-def _with_groups(source: Any, metadata: str, shape: Any, condition: Any) -> Any:
-    """The files of a data set without the groups of rows that UUIDs rule out."""
-    import pyarrow.dataset as ds
+def _plain(schema: Any) -> Any:
+    """Columns as Arrow compares them: it has UUIDs as bytes."""
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import FixedType, UUIDType
+
+    fields = [
+        f.model_copy(update={"field_type": FixedType(16)}) if f.field_type == UUIDType() else f for f in schema.fields
+    ]
+    return Schema(*fields)
+
+
+def _asked(metadata: str, condition: Any) -> set[int]:
+    """The ids of the columns that a condition names."""
+    if condition is None:
+        return set()
+    of = base.library().expressions.visitors
+    return set(of.extract_field_ids(of.bind(base.opened(metadata).schema(), condition, True)))
+
+
+def _names_uuids(metadata: str, condition: Any) -> bool:
+    """Whether a condition names a column of UUIDs: pyarrow cannot compare these with a file's statistics."""
     from pyiceberg.types import UUIDType
 
     schema = base.opened(metadata).schema()
-    names = {f.name: f.field_id for f in (schema if shape is None else shape).fields if f.field_type == UUIDType()}
-    test = base.library().expressions.visitors._InclusiveMetricsEvaluator(schema, condition)
-    made = []
-    for part in source.children if isinstance(source, ds.UnionDataset) else [source]:
-        kept = []
-        for fragment in part.get_fragments():
-            about = fragment.metadata
-            groups = [n for n in range(about.num_row_groups) if test.eval(_statistics(about.row_group(n), names))]
-            kept.append(fragment.subset(row_group_ids=groups))
-        made.append(ds.FileSystemDataset(kept, part.schema, part.format, part.filesystem))
-    return made[0] if len(made) == 1 else ds.dataset(made)
+    return any(schema.find_field(n).field_type == UUIDType() for n in _asked(metadata, condition))
 
 
-def _statistics(group: Any, names: dict[str, int]) -> Any:
+def _groups(about: Any, now: Any, stored: Any, condition: Any) -> list[int]:
+    """The groups of rows of a file that statistics do not rule out."""
+    every = list(range(about.num_row_groups))
+    if condition is None:
+        return every
+    test = base.library().expressions.visitors._InclusiveMetricsEvaluator(now, condition)
+    kept = {f.field_id: f.field_type for f in now.fields}
+    names = {f.name: (f.field_id, f.field_type) for f in stored.fields if kept.get(f.field_id) == f.field_type}
+    return [n for n in every if test.eval(_statistics(about.row_group(n), names))]
+
+
+def _statistics(group: Any, names: dict[str, tuple[int, Any]]) -> Any:
     """What is known of some columns in a group of rows, as of a file."""
+    from pyiceberg.conversions import to_bytes
+    from pyiceberg.types import DateType, IntegerType, LongType, TimestampType, TimestamptzType, UUIDType
+
     low, high = {}, {}
     for number in range(group.num_columns):
         column = group.column(number)
-        if column.path_in_schema in names and column.is_stats_set and column.statistics.has_min_max:
-            low[names[column.path_in_schema]] = column.statistics.min
-            high[names[column.path_in_schema]] = column.statistics.max
+        found = names.get(column.path_in_schema)
+        if found is None or not column.is_stats_set or not column.statistics.has_min_max:
+            continue
+        statistics, type_ = column.statistics, found[1]
+        if isinstance(type_, UUIDType):
+            low[found[0]], high[found[0]] = statistics.min, statistics.max
+        elif isinstance(type_, (IntegerType, LongType, DateType, TimestampType, TimestamptzType)):
+            low[found[0]], high[found[0]] = to_bytes(type_, statistics.min_raw), to_bytes(type_, statistics.max_raw)
     return SimpleNamespace(
         record_count=group.num_rows, value_counts={}, null_value_counts={}, nan_value_counts={}, lower_bounds=low,
         upper_bounds=high,
     )  # fmt: skip
 
 
-def dataset(metadata: str, names: Sequence[Any], shape: Any = None) -> Any:
-    """Some files of one shape as a data set of pyarrow."""
+def dataset(metadata: str, names: Sequence[Any]) -> Any:
+    """Some files, with the columns of their version, as a data set of pyarrow."""
+    return _dataset(metadata, [f.file_path for f in names], None)
+
+
+def _dataset(metadata: str, where: Sequence[str], shape: Any) -> Any:
+    """Files of one shape as a data set of pyarrow."""
     import pyarrow.dataset as ds
 
     schema = base.arrow(metadata) if shape is None else base.as_arrow(shape)
     parts = []
-    for remote in (False, True):  # an archive may be elsewhere
-        here = [place.files(f.file_path) for f in names if place.remote(f.file_path) == remote]
+    for remote in (False, True):  # an archive may be elsewhere, and some of a bucket's files here
+        here = [place.files(address) for address in where if place.remote(address) == remote]
         if here:
             paths = [path for _, path in here]
             parts.append(ds.dataset(paths, filesystem=here[0][0], schema=schema, format="parquet"))

@@ -9,11 +9,12 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any
 
+from ..means import Means
 from ..session import Session
 from . import base, commits, place, scan
 from .counting import named
@@ -25,7 +26,9 @@ RUN = 8
 STEP = 8
 """Sizes count as about one when they are less than this factor apart."""
 LARGE = 64 * 1024 * 1024
-"""Files of so many bytes are left as they are, and so many are merged at once: their rows are in memory."""
+"""Files of so many bytes are left as they are, and so many are merged at once."""
+PIECE = 8
+"""Which part of the memory the rows fill that are sorted together."""
 KEEP = timedelta(days=7)
 LEAST = 10
 SWEEP = timedelta(days=1)
@@ -52,8 +55,14 @@ async def upkeep(session: Session, tiered: Tiered) -> bool:
 
 async def _swap(session: Session, tiered: Tiered, metadata: str, old: Sequence[Any], archive: bool) -> bool:
     """Put other files with the same rows in the place of some; not when somebody emptied the table meanwhile."""
-    work = _archive if archive else _merge
-    made = await asyncio.to_thread(commits.change, tiered.location, metadata, lambda table: work(table, old, tiered))
+
+    def work(table: Any) -> None:
+        if archive:
+            _archive(table, old, tiered)
+        else:
+            _merge(table, old, tiered, session.means)
+
+    made = await asyncio.to_thread(commits.change, tiered.location, metadata, work)
     async with session.transaction():
         return await named(session, tiered, made, metadata)
 
@@ -104,13 +113,28 @@ def _newest(table: Any, file: Any, tiered: Tiered) -> float:
     return value * 86400 if str(field.field_type) == "date" else value / 1e6
 
 
-def _merge(table: Any, old: Sequence[Any], tiered: Tiered) -> None:
-    """Write the rows of some files of one partition into one."""
-    from .versions import replace
+def _merge(table: Any, old: Sequence[Any], tiered: Tiered, means: Means) -> None:
+    """Write the rows of some files of one partition into one, sorted as far as they are in memory together."""
+    import pyarrow as pa
 
-    order = tiered.policy["sort_by"] or tiered.key
-    whole = scan.table(table.metadata_location, old).sort_by([(name, "ascending") for name in order])
-    replace(table, [(old, whole)])
+    from .versions import joined
+
+    order = [(name, "ascending") for name in tiered.policy["sort_by"] or tiered.key]
+
+    def pieces() -> Iterator[Any]:
+        waiting: list[Any] = []
+        # Row groups are read whole: of one file at a time, unless all of them are small.
+        few = Means(means.memory // PIECE)
+        for batch in scan.batches(table.metadata_location, old, None, means=few):
+            if batch.num_rows:
+                waiting.append(batch)
+            if sum(b.nbytes for b in waiting) >= few.memory:
+                yield pa.Table.from_batches(waiting).sort_by(order)
+                waiting.clear()
+        if waiting:
+            yield pa.Table.from_batches(waiting).sort_by(order)
+
+    joined(table, old, pieces())
 
 
 def _archive(table: Any, old: Sequence[Any], tiered: Tiered) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 from pyiceberg.catalog import MetastoreCatalog
 from pyiceberg.catalog.noop import NoopCatalog
 from pyiceberg.io import load_file_io
-from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.io.fileformat import FileFormatFactory
+from pyiceberg.io.pyarrow import _dataframe_to_data_files, _to_requested_schema, pyarrow_to_schema
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import assign_fresh_schema_ids
 from pyiceberg.serializers import FromInputFile
@@ -20,6 +24,8 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.table.update import TableRequirement, TableUpdate
 
 IDENTIFIER = ("howdah", "base")
+GROUP = 8 * 2**20
+"""Bytes of rows in a group, as they are in memory."""
 FIRST_FIELD = 1000
 """Where the ids of partition fields begin, by Iceberg's specification."""
 
@@ -80,8 +86,49 @@ def replace(table: Table, parts: Iterable[tuple[Sequence[Any], Any]]) -> None:
         for files, rows in parts:
             old += files
             if rows is not None and rows.num_rows:
-                fresh += _dataframe_to_data_files(change.table_metadata, rows.cast(_uuids(rows.schema)), table.io)
+                about = _grouped(change.table_metadata, rows)
+                fresh += _dataframe_to_data_files(about, rows.cast(_uuids(rows.schema)), table.io)
         swap(change, old, fresh)
+
+
+def joined(table: Table, old: Sequence[Any], pieces: Iterator[Any]) -> None:
+    """Put one file with the rows of others (Arrow), which come piece by piece, in the place of these, all of one partition."""
+    with Changing(table) as change:
+        about = change.table_metadata
+        model = FileFormatFactory.get(FileFormat.PARQUET)
+        path = f"{old[0].file_path.rpartition('/')[0]}/{uuid4()}.parquet"
+        out = table.io.new_output(path)
+        first = next(pieces)
+        writer = model.create_writer(out, about.schema(), _grouped(about, first).properties)
+        with writer:
+            for piece in chain([first], pieces):
+                writer.write(_requested(about.schema(), piece.cast(_uuids(piece.schema)), model))
+        fresh = DataFile.from_args(
+            content=DataFileContent.DATA, file_path=path, file_format=FileFormat.PARQUET, partition=old[0].partition,
+            file_size_in_bytes=len(out), sort_order_id=None, spec_id=old[0].spec_id, equality_ids=None, key_metadata=None,
+            **writer.result().to_serialized_dict(),
+        )  # fmt: skip
+        swap(change, old, [fresh])
+
+
+def _requested(schema: Any, rows: Any, model: Any) -> Any:
+    """Rows as a file has them, with the ids of their columns."""
+    shape = pyarrow_to_schema(rows.schema, name_mapping=schema.name_mapping)
+    return pa.Table.from_batches(
+        [
+            _to_requested_schema(schema, shape, batch, include_field_ids=True, format_model=model)
+            for batch in rows.to_batches()
+        ]
+    )
+
+
+def _grouped(about: TableMetadata, rows: Any) -> TableMetadata:
+    """A table's metadata with groups of rows that are not too large in memory: they are read whole."""
+    name = "write.parquet.row-group-limit"
+    most = max(1, GROUP * rows.num_rows // max(1, rows.nbytes))
+    return about.model_copy(
+        update={"properties": {**about.properties, name: str(min(most, int(about.properties[name])))}}
+    )
 
 
 def evolve(table: Table, steps: Sequence[tuple[str, str, Any]]) -> None:
