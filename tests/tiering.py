@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from howdah import Database, Error, QueryError
+from howdah.database.overlay import base, commits, scan
+from howdah.database.session import Session
 
 STATEMENTS = int(os.environ.get("HOWDAH_TIER_STATEMENTS", "20000"))
 SEED = int(os.environ.get("HOWDAH_TIER_SEED", "1"))
@@ -382,7 +387,7 @@ def episode(
     while done < count:
         step = random_.random()
         if step < 0.03:
-            db.flush()
+            _moved(db, random_)
         elif step < 0.045:
             done += 1
             same(db, **asked)
@@ -394,9 +399,12 @@ def episode(
             done += _together(db, statements, random_, asked)
         else:
             sql, params = random_.choice([statements.read, statements.write])()
+            done += 1
+            if step > 0.985:
+                _killed(db, random_, sql, params, asked, (seed, done))
+                continue
             mine, plain = (outcome(db, sql.replace("{t}", name), params, asked) for name in "tp")
             assert mine == plain, (seed, sql, params, done)
-            done += 1
     same(db, **asked)
     assert list(map(tuple, db.query("TABLE into_t ORDER BY 1"))) == list(
         map(tuple, db.query("TABLE into_p ORDER BY 1"))
@@ -408,6 +416,96 @@ def episode(
         assert len(plain) > count / 20
     db.untier("t")
     same(db)
+
+
+class Killed(Exception):
+    """What happens to a process, which takes its connection with it."""
+
+
+class Killer:
+    """Kills what runs below it once it has taken so many steps: before a statement, after a COMMIT, before or after a commit of the
+    base."""
+
+    def __init__(self, steps: int, after: bool) -> None:
+        self.steps = steps
+        self.after = after
+        self.dead = self.committed = False
+
+    def step(self) -> None:
+        self.steps -= 1
+        self.dead = self.dead or self.steps <= 0
+        if self.dead:
+            raise Killed
+
+    def alive(self, session: Session) -> None:
+        try:
+            self.step()
+        except Killed:
+            session.terminate()
+            raise
+
+    def __enter__(self) -> Killer:
+        self._patch = pytest.MonkeyPatch()
+        query, command, change = Session.query, Session.command, commits.change
+
+        async def queried(session: Session, *given: Any) -> Any:
+            self.alive(session)
+            return await query(session, *given)
+
+        async def commanded(session: Session, sql: str) -> None:
+            self.alive(session)
+            await command(session, sql)
+            if sql == "COMMIT":
+                self.committed = True
+                if self.after:
+                    self.steps = 0
+                    self.alive(session)
+
+        def changed(*given: Any, **how: Any) -> commits.Commit:
+            self.step()
+            made = change(*given, **how)
+            self.step()
+            return made
+
+        self._patch.setattr(Session, "query", queried)
+        self._patch.setattr(Session, "command", commanded)
+        self._patch.setattr(commits, "change", changed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+def _moved(db: Database, random_: random.Random) -> None:
+    """Rows move, or would, or what is known of them is forgotten."""
+    pick = random_.random()
+    if pick < 0.5:
+        db.flush()
+    elif pick < 0.8:
+        with Killer(random_.randrange(1, 60), random_.random() < 0.3), suppress(Killed):
+            db.flush()
+    elif pick < 0.9:
+        with suppress(Killed), Killer(random_.randrange(1, 60), False):
+            db.expire_snapshots("t", older_than=0, keep=random_.randrange(1, 4))
+    else:
+        for cache in (base.opened, base.files, base.arrow, scan._differing, scan._stored):
+            cache.cache_clear()
+        base._manifests.clear()
+
+
+def _killed(
+    db: Database, random_: random.Random, sql: str, params: list[Any], asked: dict[str, Any], told: Any
+) -> None:
+    """A statement that is killed between two of its steps is done, or is not."""
+    found: Any = None
+    with Killer(random_.randrange(1, 25), random_.random() < 0.3) as killer:
+        try:
+            found = outcome(db, sql.replace("{t}", "t"), params, asked)
+        except Killed:
+            if not killer.committed:
+                return
+    plain = outcome(db, sql.replace("{t}", "p"), params, asked)
+    assert found is None or found == plain, (sql, params, told)
 
 
 def _altered(random_: random.Random, extra: list[str], number: int) -> str:

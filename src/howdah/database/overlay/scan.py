@@ -188,7 +188,7 @@ _shapes: dict[str, Any] = {}
 def _projection(metadata: str, shape: Any, wanted: Sequence[str] | None) -> Any:
     """The columns of a version, out of those of a file."""
     if shape is None:
-        return wanted
+        return None if wanted is None else list(wanted)
     import pyarrow as pa
     import pyarrow.compute as pc
 
