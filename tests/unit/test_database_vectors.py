@@ -204,3 +204,44 @@ def test_search_covers_every_tier(db: Database, tmp_path: Path) -> None:
     assert db.flush().rows == ROWS // 2 + 1
     assert [r["id"] for r in db.vector_search("v", "e", query, limit=15)] == expected[:15]
     assert db.vector_stats("v")[0].rows == ROWS // 2
+
+
+def test_with_everything_else_of_sql(db: Database, tmp_path: Path) -> None:
+    """JSON, joins, writes by nearest rows, transactions, tiers: on a tiered table as on a plain one."""
+    for name in ("ta", "pa"):
+        db.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, ts date DEFAULT '2024-01-01', doc jsonb, e vector(2))")
+        db.query(
+            f"INSERT INTO {name} (id, doc, e) SELECT n, jsonb_build_object('n', n % 3), ARRAY[n, n % 7]::vector FROM generate_series(1, 60) n"
+        )
+    db.execute(
+        "CREATE TABLE names (id int, name text); INSERT INTO names SELECT n, 'x' || n FROM generate_series(1, 60) n"
+    )
+    db.tier("ta", location=tmp_path / "ta", hot_for=0, time_column="ts")
+    db.flush()
+
+    def both(run: Any, sql: str, *params: Any) -> Any:
+        mine, plain = ([repr(tuple(r)) for r in run.query(sql.replace("{t}", name), *params)] for name in ("ta", "pa"))
+        assert mine == plain, sql
+        return mine
+
+    at = [20.0, 3.0]
+    both(db, "SELECT id, doc->>'n' FROM {t} WHERE doc @> '{\"n\": 1}' ORDER BY e <-> $1, id LIMIT 5", at)
+    both(
+        db,
+        "SELECT t.id, n.name, e <=> $1 AS distance FROM {t} t JOIN names n USING (id) WHERE n.id < 40 ORDER BY distance, id LIMIT 4",
+        at,
+    )
+    both(
+        db,
+        "UPDATE {t} SET doc = '{\"n\": 9}' WHERE id IN (SELECT id FROM {t} ORDER BY e <-> $1, id LIMIT 3) RETURNING id, doc",
+        at,
+    )
+    both(db, "DELETE FROM {t} WHERE id IN (SELECT id FROM {t} ORDER BY e <+> $1, id LIMIT 2) RETURNING id", at)
+    with db.transaction() as tx:
+        both(tx, "INSERT INTO {t} (id, e) VALUES (100, $1) RETURNING e <-> $1", at)
+        both(tx, "SELECT id FROM {t} ORDER BY e <-> $1, id LIMIT 3", at)
+        tx.rollback()
+    both(db, "SELECT id, e <#> $1 FROM {t} ORDER BY 2, id LIMIT 60", at)
+    hot = db.query("SELECT id FROM ta ORDER BY e <-> $1 LIMIT 9", at, tier="hot")
+    assert 1 <= len(hot) <= 3  # those that were updated came back
+    assert len(db.query("SELECT id FROM ta ORDER BY e <-> $1 LIMIT 500", at)) == 58

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import howdah
-from howdah import Database, InvalidInput, Tiering
+from howdah import Database, InvalidInput, Tiering, connect
+from tests.conftest import Servers
 
 SHAPE = "(id int PRIMARY KEY, ts timestamptz, n int)"
 ROWS = "SELECT n, '2024-01-01'::timestamptz, n FROM generate_series(1, 20) n"
@@ -146,3 +147,41 @@ def test_bad_configurations_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="Tiering"):
         Database.open("pg:./x", tiering={"location": tmp_path})  # type: ignore[arg-type]  # on purpose
     assert howdah.Tiering is Tiering
+
+
+def test_an_embedded_database_keeps_bases_beside_its_data(servers: Servers) -> None:
+    """And knows when a row was last changed."""
+    url = f"pg:{servers.root / 'beside'}"
+    with Database.open(url) as db:
+        db.execute(f"CREATE TABLE one {SHAPE}; CREATE TABLE aged (id int PRIMARY KEY, n int); INSERT INTO one {ROWS}")
+        db.tier("one", hot_for=0, time_column="ts", archive_after=0)
+        assert db.flush().rows == 20
+        where = servers.root / "beside" / "tiers" / "public.one"
+        assert (db.tiers()[0].location, (where / "metadata").is_dir()) == (str(where), True)
+        assert list((servers.root / "beside" / "tiers" / "public.one.archive").rglob("*.parquet"))
+        db.tier("one", hot_for=5, time_column="ts")  # it stays where it is
+        assert db.tiers()[0].location == str(where)
+        db.execute("INSERT INTO aged SELECT n, n FROM generate_series(1, 9) n")
+        db.tier("aged", hot_for=3600)
+        assert db.flush("aged").rows == 0
+        db.tier("aged", hot_for=0)
+        db.execute("UPDATE aged SET n = 0 WHERE id = 3")
+        assert db.query("SELECT count(*) FROM aged", tier="hot")[0][0] == 9  # a policy moves nothing by itself
+        assert db.flush("aged").rows == 9
+        db.tier("aged", hot_for=3600)
+        db.execute("UPDATE aged SET n = 5 WHERE id = 4")
+        assert (db.flush("aged").rows, db.query("SELECT n FROM aged WHERE id = 4", tier="hot")[0][0]) == (0, 5)
+    with connect(url) as store:
+        assert store.database.query("SELECT count(*) FROM one", tier="all")[0][0] == 20
+        store.database.execute("CREATE TABLE two (id int PRIMARY KEY, ts date)")
+        store.database.tier("two", time_column="ts")
+        assert store.database.tiers()[-1].location.endswith("beside/tiers/public.two")
+
+
+def test_a_server_is_told_where(database_url: str) -> None:
+    with Database.open(database_url) as db:
+        db.execute("CREATE TABLE two (id int PRIMARY KEY, ts date)")
+        with pytest.raises(InvalidInput, match="say location="):
+            db.tier("two", time_column="ts")
+        with pytest.raises(InvalidInput, match="archive_location= needs archive_after="):
+            db.tier("two", location="/tmp/x", time_column="ts", archive_location="/tmp/y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import socket
 import subprocess
 import sys
@@ -1084,3 +1085,17 @@ def test_what_is_copied_out_is_whole_or_says_so(db: Database, tmp_path: Path, ca
     db.query("DELETE FROM g")
     assert db.copy_in("g", b"".join(out)) == 20
     assert db.query("SELECT sum(twice) FROM g", tier="all")[0][0] == 420
+
+
+def test_explain_says_what_is_read_of_the_base(db: Database, tmp_path: Path) -> None:
+    make(db, tmp_path / "base", 240)
+    db.flush()
+    lines = [row[0] for row in db.query("EXPLAIN SELECT * FROM t WHERE ts < $1", EPOCH + timedelta(days=2))]
+    assert any("Append" in line or "Seq Scan" in line for line in lines)
+    assert re.fullmatch(r'Base of "public"."t": 2 of 11 files may hold rows, \d+ bytes', lines[-3])
+    assert (lines[-2], lines[-1].partition(",")[0]) == ("  Condition: ts < $1", "Tiers: hot")
+    assert "files read: 2" in lines[-1]
+    assert "files read: 1" in db.query("EXPLAIN (ANALYZE) SELECT * FROM t ORDER BY ts DESC LIMIT 1")[-1][0]
+    assert db.query("EXPLAIN (FORMAT JSON) SELECT * FROM t")[0][0][0]["Plan"]
+    with pytest.raises(Unsupported, match="EXPLAIN"):
+        db.query("EXPLAIN DELETE FROM t")

@@ -91,7 +91,7 @@ class Database(Statements):
         self,
         table: str,
         *,
-        location: str | os.PathLike[str],
+        location: str | os.PathLike[str] | None = None,
         hot_for: float | timedelta = 300,
         flush_rows: int = 1000,
         flush_every: float | timedelta = 60,
@@ -108,12 +108,13 @@ class Database(Statements):
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
-        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables). A row moves
+        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables); of an embedded
+        database, without one, a directory beside the data. A row moves
         ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the server keeps
         commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when the flusher does. ``partition_by``
         names columns or ``day(column)``, ``bucket(16, column)`` and the like (default: the day of the time column);
         ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
-        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
+        seconds move to ``archive_location`` (``location`` with ``.archive`` behind it, if none is given): such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
         alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
         row on object storage, so that a key there cannot be referred to anew, not by a changed row that comes back either, and a

@@ -233,6 +233,9 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
             await self._tiers.load(session)
         return isinstance(error, Stale) or self._tiers.plan(sql) is not None
 
+    def _beside(self) -> Path | None:
+        return None if self._server is None or self._server.root is None else self._server.root / "tiers"
+
     def _at_once(self) -> Session | None:
         """A session that nobody uses and that has kept up with changes of shapes."""
         session: Session | None = self._pool.free() if self._state == "open" and self._pool is not None else None
@@ -265,11 +268,13 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
                 raise
         return session
 
-    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
+    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None, written: str = "") -> Rows:
         # Without a context manager: this is what is called most.
         session = self._at_once() or await self._acquire()
         session.heed(text)
         try:
+            if written:
+                await session.checked(written)
             return await session.query(text, params, limit)
         finally:
             self._release(session)

@@ -44,7 +44,7 @@ def of_engine(engine: Any) -> AsyncDatabase:
         raise _pooled()
 
     async def find() -> Server:
-        return Server(engine.place, arguments)
+        return Server(engine.place, arguments, root=None if engine.server is None else engine.server.root)
 
     return AsyncDatabase(find, lent=True)
 
@@ -56,4 +56,4 @@ def _pooled() -> Unsupported:
 async def _embedded(url: Url) -> Server:
     server = EmbeddedServer(url.rest, {k: v for k, v in url.options.items() if k == "shared_buffers"})
     await asyncio.get_running_loop().run_in_executor(None, server.open)
-    return Server(f"pg:{url.rest}", server.arguments(), server)
+    return Server(f"pg:{url.rest}", server.arguments(), server, server.root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..engines.sql.embedded import EmbeddedServer
@@ -18,6 +19,8 @@ class Server:
     place: str
     arguments: dict[str, Any]
     embedded: EmbeddedServer | None = None
+    root: Path | None = None
+    """The directory of an embedded server."""
 
     async def connect(self) -> Any:
         """A new connection."""

@@ -157,6 +157,11 @@ class Session:
             with suppress(*DRIVER_ERRORS):
                 await self.connection.execute("SELECT 1")
 
+    async def checked(self, sql: str) -> None:
+        """Let the server say what is wrong with a statement, unless it has been asked."""
+        if sql not in self._statements:
+            await self.columns(sql)
+
     async def columns(self, sql: str) -> list[tuple[str, str]]:
         """Name and type of the columns that a statement gives, without running it."""
         try:
@@ -185,6 +190,19 @@ class Session:
                     await self.command("ROLLBACK")
             raise
         await self.command("COMMIT")
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A part of a transaction that can fail by itself: what it did is undone then, and the error raised. One that is cut short
+        ends the transaction."""
+        await self.command("SAVEPOINT howdah")
+        try:
+            yield
+        except Error:
+            if not self.is_closed():
+                await self.command("ROLLBACK TO howdah; RELEASE howdah")
+            raise
+        await self.command("RELEASE howdah")
 
     async def execute(self, script: str, timeout: float | None) -> Executed:
         """Run a script; the server takes it as one transaction unless it holds its own."""

@@ -170,12 +170,12 @@ class AsyncStatements:
     async def _quickly(self, plan: Plan, sql: str, params: tuple[Any, ...], limit: float | None) -> Rows | None:
         """What the heap alone gives for a key, if that is all there is."""
         if plan.kind != "insert":
-            rows = await self._run(sql, params, limit)
+            rows = await self._run(sql, params, limit, plan.text)
             return rows.told(Reading()) if rows.affected else None
         if not self._alone:
             return None
         try:
-            return inserted(plan, await self._run(sql, params, limit)).told(Reading())
+            return inserted(plan, await self._run(sql, params, limit, plan.text)).told(Reading())
         except QueryError as error:
             # The key may be in the base; or the table is not tiered any more, which the long way will see.
             if error.sqlstate != "HW002" and not (error.sqlstate == "42P01" and "howdah." in str(error)):
@@ -212,8 +212,11 @@ class AsyncStatements:
     async def _call(self, call: Called, params: tuple[Any, ...]) -> None:
         raise Unsupported(f"CALL howdah.{call.method} in a transaction is not supported: it has several of its own")
 
-    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None) -> Rows:
+    async def _run(self, text: str, params: tuple[Any, ...], limit: float | None, written: str = "") -> Rows:
+        """Run a statement, which may have been ``written`` otherwise."""
         async with self._using(text) as session:
+            if written:
+                await session.checked(written)
             return await session.query(text, params, limit)
 
     async def execute(self, script: str, *, timeout: Duration | None = None) -> Executed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import Conflict, InvalidInput
@@ -25,6 +26,10 @@ class TableTiering(AsyncStatements):
 
     _adopting: Adopting | None
 
+    def _beside(self) -> Path | None:
+        """Where bases are that have no location: beside the data of an embedded server."""
+        raise AssertionError("a database says what it is of")
+
     async def _look(self, session: Session) -> None:
         """See which tables are tiered, and to those that are to be."""
         if self._adopting is not None:
@@ -35,7 +40,7 @@ class TableTiering(AsyncStatements):
         self,
         table: str,
         *,
-        location: str | os.PathLike[str],
+        location: str | os.PathLike[str] | None = None,
         hot_for: float | timedelta = 300,
         flush_rows: int = 1000,
         flush_every: float | timedelta = 60,
@@ -52,12 +57,13 @@ class TableTiering(AsyncStatements):
     ) -> None:
         """Let old rows of a table move to an Iceberg table in ``location``: any SQL still sees all of them.
 
-        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables). A row moves
+        ``location`` is an empty directory, or ``s3://bucket/prefix`` (credentials from the usual AWS variables); of an embedded
+        database, without one, a directory beside the data. A row moves
         ``hot_for`` seconds after its ``time_column`` (a date or timestamp), or after its last change where the server keeps
         commit times, when ``flush`` runs; ``flush_rows`` and ``flush_every`` say when the flusher does. ``partition_by``
         names columns or ``day(column)``, ``bucket(16, column)`` and the like (default: the day of the time column);
         ``sort_by`` the order of rows in a file (default: the key). Files whose rows are all older than ``archive_after``
-        seconds move to ``archive_location``: such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
+        seconds move to ``archive_location`` (``location`` with ``.archive`` behind it, if none is given): such rows are cold, and read by ``query(…, tier="all")``. Other clients, views'
         and functions' queries that Howdah does not see are refused, unless ``allow_hot_only`` lets them read the hot rows
         alone. A table with foreign keys, or to which some refer, needs ``foreign_keys="hot only"``: checks and actions see no
         row on object storage, so that a key there cannot be referred to anew, not by a changed row that comes back either, and a
@@ -81,7 +87,7 @@ class TableTiering(AsyncStatements):
             batch_rows=batch_rows,
         )
         async with self._using() as session:
-            await tier(session, table, location, policy)
+            await tier(session, table, location, policy, self._beside())
             await self._tiers.load(session)
 
     async def _call(self, call: Called, params: tuple[Any, ...]) -> None:

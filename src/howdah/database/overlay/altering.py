@@ -26,7 +26,7 @@ _BOUND = re.compile(r"\((\d+)\)")
 _SAME = {
     *((t, t) for t in ("varchar", "bpchar", "timestamp", "timestamptz", "time", "timetz", "interval")),
     *((t, "text") for t in ("varchar", "json", "jsonb", "text")),
-    *(("text", "varchar"), ("json", "jsonb"), ("jsonb", "json"), ("int2", "int4")),
+    *(("text", "varchar"), ("jsonb", "json"), ("int2", "int4")),
 }
 """Types whose values the base has in the same form, where the second's bound is none or as wide."""
 _USED = """
@@ -82,8 +82,10 @@ async def looked_at(session: Session, plan: Plan, tiered: Tiered, call: Call) ->
 async def verify(session: Session, plan: Plan, tiered: Tiered) -> None:
     """The error of a change that demands of each row what one of the base does not fulfil."""
     for wanted in plan.verified:
+        there = {c.name for c in tiered.columns}
+        fresh = "".join(f", NULL AS {quoted(name)}" for name in sorted(wanted.columns - there))
         rows = await session.query(
-            f"SELECT EXISTS (SELECT FROM (SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0) AS {quoted(tiered.name)}"
+            f"SELECT EXISTS (SELECT FROM (SELECT *{fresh} FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0) AS {quoted(tiered.name)}"
             f" WHERE NOT ({wanted.condition}))",
             (),
             None,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from ...errors import InvalidInput, QueryError, SnapshotExpired
 from ..session import Session
 from . import filters
-from .joined import KeyQuery
+from .joined import KeyQuery, wavers
 from .tiered import Tiered
+from .tree import functions_of, parsed, range_vars, spelled
 
 MOST = 2_000_000
 """Base rows that one statement may bind."""
@@ -21,10 +22,16 @@ ASKED = {"": ("hot", "warm"), "hot": ("hot",), "warm": ("warm",), "cold": ("cold
 """The tiers that are asked, by mode."""
 
 
-MOST_KEYS = 10_000
-"""Values of a query that choose files and rows of a base."""
+MOST_KEYS, MOST_ROWS = 10_000, 100_000
+"""Values of a query that choose files and rows of a base, and rows that it may have."""
 _KEYS = ("int2", "int4", "int8", "text", "varchar", "uuid", "date", "timestamp", "timestamptz")
-_VOLATILE = "SELECT EXISTS (SELECT FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]))"
+_VOLATILE = "SELECT proname FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]) LIMIT 1"
+_KINDS = """
+SELECT x AS name, c.relkind::text AS kind, CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END AS text
+FROM unnest($1::text[]) x JOIN pg_class c ON c.oid = to_regclass(x)
+"""
+OURS = "(SELECT s FROM unnest(current_schemas(true)) s WHERE s !~ '^pg_temp' LIMIT 1) = 'pg_catalog'"
+"""Whether functions and operators are Postgres' own before anybody else's."""
 _FOLDED = "SELECT EXISTS (SELECT FROM pg_collation WHERE NOT collisdeterministic)"
 
 
@@ -40,40 +47,55 @@ async def told(
 
 
 async def _values(session: Session, query: KeyQuery, params: Sequence[Any]) -> list[Any] | None:
-    """The values of a query; ``None`` if they are too many, or may be equal to others that look otherwise. An error is the
-    statement's to tell."""
-    await session.command("SAVEPOINT howdah_keys")
-    try:
-        given = [params[n - 1] for n in query.params]
-        if query.functions and (await session.query(_VOLATILE, (list(query.functions),), None))[0][0]:
-            return None
-        types = [type_ for _, type_ in await session.columns(query.sql)]
-        if len(types) != 1 or types[0] not in _KEYS:
-            return None
-        if types[0] in ("text", "varchar") and (await session.query(_FOLDED, (), None))[0][0]:
-            return None
-        some = f"SELECT DISTINCT k FROM ({query.sql} LIMIT {MOST_KEYS + 1}) AS x(k)"
-        rows = await session.query(some, given, None)
-    except (QueryError, InvalidInput, IndexError):
-        await session.command("ROLLBACK TO howdah_keys")
+    """The values of a query; ``None`` if they are too many, or may be others when they are asked for again, or equal to some that look
+    otherwise. An error is the statement's to tell."""
+    if any(n > len(params) for n in query.params) or not all(filters.alone(params[n - 1]) for n in query.shared):
         return None
-    finally:
-        if not session.is_closed():
-            await session.command("RELEASE howdah_keys")
-    found = [row[0] for row in rows if row[0] is not None]
-    return found if len(rows) <= MOST_KEYS else None
+    if await changing(session, query.functions, query.tables) is not None:
+        return None
+    try:
+        async with session.savepoint():
+            types = [type_ for _, type_ in await session.columns(query.sql)]
+            if len(types) != 1 or types[0] not in _KEYS:
+                return None
+            if types[0] in ("text", "varchar") and (await session.query(_FOLDED, (), None))[0][0]:
+                return None
+            some = f"SELECT array_agg(DISTINCT k), count(*) FROM ({query.sql} LIMIT {MOST_ROWS + 1}) AS x(k)"
+            values, count = tuple((await session.query(some, [params[n - 1] for n in query.params], None))[0])
+    except (QueryError, InvalidInput):
+        return None
+    found = [value for value in values or () if value is not None]
+    return found if count <= MOST_ROWS and len(found) <= MOST_KEYS else None
+
+
+async def changing(session: Session, functions: Iterable[str], tables: Iterable[str]) -> str | None:
+    """What of a query may answer otherwise when it is asked again of the same snapshot: a volatile function, a view that has one or
+    takes some rows, a table of another server."""
+    names, waiting, seen = set(functions), set(tables), set[str]()
+    while waiting:
+        asked, waiting = waiting, set()
+        seen |= asked
+        for row in await session.query(_KINDS, (sorted(asked),), None):
+            if row["kind"] == "f":
+                return str(row["name"])
+            tree = parsed(row["text"]) if row["kind"] == "v" else None
+            if row["kind"] == "v" and (tree is None or wavers(tree)):
+                return str(row["name"])
+            names |= functions_of(tree) if tree is not None else set()
+            waiting |= {spelled(r) for r in range_vars(tree)} if tree is not None else set()
+        waiting -= seen
+    found = await session.query(_VOLATILE, (sorted(names),), None) if names else []
+    return f"{found[0][0]}()" if found else None
 
 
 async def worked_out(session: Session, expressions: Sequence[str]) -> dict[str, Any]:
     """The values of expressions without columns; none if one fails: the statement itself will say why, or need not."""
     if not expressions:
         return {}
-    await session.command("SAVEPOINT howdah_values")
     try:
-        values = tuple((await session.query(f"SELECT {', '.join(expressions)}", (), None))[0])
-        await session.command("RELEASE howdah_values")
+        async with session.savepoint():
+            values = tuple((await session.query(f"SELECT {', '.join(expressions)}", (), None))[0])
     except QueryError:
-        await session.command("ROLLBACK TO howdah_values; RELEASE howdah_values")
         return {}
     return dict(zip(expressions, values, strict=True))
 

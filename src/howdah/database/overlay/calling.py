@@ -62,6 +62,6 @@ def called(sql: str) -> Called | None:
             why = "is there twice" if key in found else f"is none of {', '.join(known)}"
             raise InvalidInput(f"CALL howdah.{name[1]}: argument {key} {why}")
         found[key] = expression_text(arg.named_arg_expr.arg if named else arg)
-    if missing := [n for n in _NAMES[name[1]][:2] if n not in found]:
+    if missing := [n for n in _NAMES[name[1]][:1] if n not in found]:
         raise InvalidInput(f"CALL howdah.{name[1]}: say {missing[0]} => …")
     return Called(name[1], found)

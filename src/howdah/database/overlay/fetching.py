@@ -9,7 +9,7 @@ from uuid import UUID
 
 from ..session import Session
 from . import filters, partials
-from .asking import ASKED, MOST, PROMOTED, past_of, told, worked_out
+from .asking import ASKED, MOST, OURS, PROMOTED, past_of, told, worked_out
 from .binding import bind
 from .call import EVERY, Call
 from .columns import selection
@@ -27,11 +27,6 @@ SELECT current_setting('TimeZone') !~ ',' AND NOT EXISTS (SELECT 1 FROM d WHERE 
 """Whether the session's time zone, one with a name, has the same offset in all of any quarter of an hour, and a multiple of one."""
 _even: dict[str, bool] = {}
 """What is known of zones by their names."""
-_OURS = (
-    "SELECT (SELECT s FROM unnest(current_schemas(true)) s WHERE s !~ '^pg_temp' LIMIT 1) = 'pg_catalog',"
-    " current_setting('TimeZone')"
-)
-"""Whether functions and operators are Postgres' own before anybody else's, and the session's time zone."""
 
 
 async def bound(
@@ -79,7 +74,7 @@ async def summed(
     tiered = summary.tiered
     if snapshot.metadata is None or len(call.params) != summary.given:
         return None
-    ours, zone = tuple((await session.query(_OURS, (), None))[0])
+    ours, zone = tuple((await session.query(f"SELECT {OURS}, current_setting('TimeZone')", (), None))[0])
     if not ours:
         return None
     known = await worked_out(session, filters.expressions([summary.conditions]))
@@ -115,7 +110,7 @@ async def _wanted(session: Session, plan: Plan, call: Call) -> list[tuple[Any, .
     assert plan.lookup is not None and plan.target is not None
     types = [type_ for _, type_ in await session.columns(plan.lookup)]
     # What is padded or folded when it is compared is not told by its text.
-    if any(t not in ("int2", "int4", "int8", "text", "varchar") for t in types):
+    if any(t not in ("int2", "int4", "int8", "text", "varchar", "uuid") for t in types):
         return None
     rows = await session.query(plan.lookup, [call.params[n - 1] for n in plan.lookup_params], None)
     keys = [tuple(row) for row in rows if None not in tuple(row)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from ...engines.sql.dialect import text_literal
+from ...errors import TierError
 from .base import library
 from .columns import TIMES, TierColumn
 from .tiered import Tiered
@@ -90,10 +91,7 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
             if value > len(params):
                 return None
             found = params[value - 1]
-            if kind == "q" and not all(
-                (type(v) is int and abs(v) < SAME) or isinstance(v, UUID)
-                for v in (found if type(found) is list else [found])
-            ):
+            if kind == "q" and not alone(found):
                 return None
             given.append(found)
         else:
@@ -126,6 +124,13 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
     return kinds[condition.op](name, values[0])
 
 
+def alone(value: Any) -> bool:
+    """Whether a parameter's value is the same whatever type a part of the statement gives it, or an error in one."""
+    if type(value) is list:
+        return all(map(alone, value))
+    return value is None or (type(value) is int and abs(value) < SAME) or isinstance(value, (UUID, str, bool))
+
+
 def _prefix(pattern: str) -> str:
     """What every text begins with that is LIKE a pattern."""
     found = _PREFIX.match(pattern)
@@ -142,9 +147,12 @@ def _value(column: TierColumn, value: Any) -> Any:
     if column.type == "uuid":
         return _uuid(value)
     if column.type == "timestamptz":
-        if type(value) is not datetime or value.tzinfo is None or not 1 < value.year < 9999:
+        if type(value) is not datetime or value.tzinfo is None:
             return None
-        return value.astimezone(UTC).isoformat()
+        try:
+            return value.astimezone(UTC).isoformat()
+        except OverflowError:
+            return None
     if column.type == "timestamp":
         return value.isoformat() if type(value) is datetime and value.tzinfo is None else None
     if column.type == "date":
@@ -163,6 +171,10 @@ def keys_in(tiered: Tiered, keys: Sequence[Sequence[Any]]) -> Any:
     """The expression that a base row has one of these keys (values as the base has them; one that it cannot have is in none)."""
     ex = library().expressions
     known = [tuple(map(_value, tiered.key_columns, key)) for key in keys]
+    # A whole number may be larger than its column; of other types every value that a base has is known.
+    odd = [c for key in known for c, value in zip(tiered.key_columns, key, strict=True) if value is None]
+    if any(not column.type.startswith("int") for column in odd):
+        raise TierError(f"{tiered.table}: a key that no base can have")
     known = [key for key in known if None not in key]
     if len(tiered.key) == 1:
         return ex.In(tiered.key[0], {k[0] for k in known}) if known else ex.AlwaysFalse()

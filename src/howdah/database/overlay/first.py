@@ -15,6 +15,13 @@ MARGIN = {"l2": 1e-4, "l1": 1e-4, "ip": 1e-4, "cosine": 1e-5}
 """How far off pgvector's single-precision distances may be: of the distance, of the vectors' lengths, or by itself."""
 
 
+DISTANCE, MARGIN_ = "howdah distance", "howdah margin"
+SHORT, LONG = 1e-12, 1e12
+"""Lengths of vectors between which single precision neither overflows nor vanishes when it squares."""
+TOGETHER = 50_000
+"""Rows that are sorted at once."""
+
+
 class First(NamedTuple):
     """The rows, as an Arrow table; whether they are all that there are; the files that were opened, and their bytes; how many files
     of the archive were not."""
@@ -77,6 +84,8 @@ class _Best:
         self._to = to
         self.rows: Any = None
         self.seen = 0
+        self._waiting: list[Any] = []
+        self._count_waiting = self._kept = 0
         self._field = None
         if orders and orders[0].metric is None:
             self._field = base.opened(metadata).schema().find_field(orders[0].column)
@@ -93,6 +102,7 @@ class _Best:
 
     def full(self, file: Any) -> bool:
         """Whether there are rows enough that are better than any of a file."""
+        self.settle()
         if self._field is None or self.rows is None or self.rows.num_rows < self._count:
             return False
         bound, last = self._bound(file), self._last()
@@ -134,44 +144,63 @@ class _Best:
             distances = _distances(rows.column(self._orders[0].column), self._orders[0].metric, self._to)
             if distances is None:
                 return False
-            for name, values in zip(("howdah distance", "howdah margin"), distances, strict=True):
+            for name, values in zip((DISTANCE, MARGIN_), distances, strict=True):
                 rows = rows.append_column(name, pa.array(values, from_pandas=False))
-        self.rows = rows if self.rows is None else pa.concat_tables([self.rows, rows])
-        if self._orders:
-            self._cut()
+        self._waiting.append(rows)
+        self._count_waiting += rows.num_rows
+        if self._orders and self._count_waiting > 2 * self._kept + TOGETHER:
+            self.settle()
         return True
 
-    def _cut(self) -> None:
+    def settle(self) -> None:
         """Keep the best, in their order."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        ranks = [pair for i, order in enumerate(self._orders) for pair in _ranked(self.rows, order, f"k{i}")]
-        keys = pa.table({name: values for name, values, _ in ranks})
-        by = [(name, way) for name, _, way in ranks]
-        if self._whole or self.rows.num_rows <= self._count:
-            self.rows = self.rows.take(pc.select_k_unstable(keys, self._count, by) if self.rows.num_rows else [])
+        if not self._waiting:
             return
-        order = pc.sort_indices(keys, by)
-        last = order[self._count - 1].as_py()
-        reach = self._count
-        while reach < len(order) and self._ties(keys, last, order[reach].as_py()):
-            reach += 1
-        self.rows = self.rows.take(order[:reach])
+        rows = pa.concat_tables([*([] if self.rows is None else [self.rows]), *self._waiting])
+        self._waiting, self._count_waiting = [], 0
+        if self._orders and rows.num_rows:
+            ranks = [pair for i, order in enumerate(self._orders) for pair in _ranked(rows, order, f"k{i}")]
+            keys = pa.table({name: values for name, values, _ in ranks})
+            best = pc.select_k_unstable(keys, self._count, [(name, way) for name, _, way in ranks])
+            if not self._whole and rows.num_rows > self._count:
+                near = self._near(rows, keys, best)
+                others = pc.invert(pc.is_in(near, value_set=best))
+                best = pa.concat_arrays([best, near.filter(others)])
+            rows = rows.take(best)
+        self.rows, self._kept = rows, rows.num_rows
 
-    def _ties(self, keys: Any, last: int, other: int) -> bool:
-        if self._orders[0].metric is None:
-            return all(column[last] == column[other] for column in keys.columns)
-        near, far = (self.rows.column("howdah distance")[n].as_py() for n in (last, other))
-        margin = max(self.rows.column("howdah margin")[n].as_py() for n in (last, other))
-        return bool(keys.column(0)[last] == keys.column(0)[other] and not far - near > margin)
+    def _near(self, rows: Any, keys: Any, best: Any) -> Any:
+        """The places of the rows that are no worse than the worst of the best, as far as can be told."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kind, value = keys.column(0), keys.column(1)
+        last = best[-1].as_py()
+        worst = kind[last].as_py()
+        number = 2 if self._orders[0].descending else 1
+        near = pc.equal(kind, worst)  # one null is as good as another, and so is what is no number
+        if worst == number and self._orders[0].metric is not None:
+            margin = rows.column(MARGIN_)
+            numbers = pc.equal(kind.take(best), number)
+            # So many are at most as far away, whatever a distance is exactly.
+            reach = pc.max(pc.add(value.take(best), margin.take(best)).filter(numbers))
+            near = pc.and_(near, pc.less_equal(pc.subtract(value, margin), reach))
+        elif worst == number:
+            compare = pc.greater_equal if self._orders[0].descending else pc.less_equal
+            near = pc.and_(near, pc.fill_null(compare(value, value[last]), False))
+        near = pc.or_(near, pc.less(kind, worst))
+        return pa.array(np.flatnonzero(near.to_numpy()), pa.uint64())
 
     def kept(self) -> Any:
         """What is kept, as the base has it."""
+        self.settle()
         if self.rows is None:
             return None
         rows = self.rows if self._orders else self.rows.slice(0, self._count)
-        odd = [name for name in rows.column_names if name.startswith("howdah ")]
+        odd = [name for name in rows.column_names if name in (DISTANCE, MARGIN_)]
         return rows.drop_columns(odd) if odd else rows
 
 
@@ -185,7 +214,7 @@ def _ranked(rows: Any, order: Order, name: str) -> Iterator[tuple[str, Any, str]
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = rows.column("howdah distance" if order.metric else order.column)
+    column = rows.column(DISTANCE if order.metric else order.column)
     if order.metric:  # of a missing vector there is none
         column = pc.if_else(pc.is_null(rows.column(order.column)), None, column)
     if pa.types.is_boolean(column.type):
@@ -217,6 +246,8 @@ def _distances(column: Any, metric: str, to: Any) -> tuple[Any, Any] | None:
     vectors = there.flatten().to_numpy(zero_copy_only=False).reshape(len(there), len(to)).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         length, own = np.linalg.norm(vectors, axis=1), float(np.linalg.norm(to))
+        if not all(n == 0 or SHORT < n < LONG for n in (own, *_ends(length))):
+            return None
         if metric == "l2":
             values = np.linalg.norm(vectors - to, axis=1)
             about = values + length + own
@@ -232,3 +263,9 @@ def _distances(column: Any, metric: str, to: Any) -> tuple[Any, Any] | None:
     mask = lists.is_valid().to_numpy(zero_copy_only=False)
     found[mask], margin[mask] = values, about * MARGIN[metric]
     return found, margin
+
+
+def _ends(lengths: Any) -> list[float]:
+    """The least, but for zero, and the largest length."""
+    some = lengths[lengths > 0]
+    return [float(some.min()), float(some.max())] if len(some) else []

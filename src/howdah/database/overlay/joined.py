@@ -12,19 +12,21 @@ import postgast
 
 from .filters import Condition
 from .tiered import Tiered
-from .tree import column_of, comparison, conjuncts, range_vars, renumber, walk
+from .tree import column_of, comparison, conjuncts, copied, functions_of, name_of, range_vars, renumber, spelled, walk
 
 _INNER, _LEFT, _RIGHT = 1, 2, 4
 _ANY_SUBLINK, _EXPR_SUBLINK = 3, 5
 
 
 class KeyQuery(NamedTuple):
-    """A query for values, in its one column; which of the statement's parameters it has; the functions that it calls, none of which
-    may be volatile."""
+    """A query for values, in its one column; which of the statement's parameters it has, those of them that it has more than once;
+    the functions that it calls and the tables that it reads, which must answer the same when they are asked again."""
 
     sql: str
     params: tuple[int, ...]
+    shared: tuple[int, ...]
     functions: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -59,10 +61,13 @@ class Joined:
     def _item(self, node: Any) -> set[str]:
         """Note an item of FROM; the names that are in it."""
         kind = node.WhichOneof("node")
+        if kind == "join_expr" and node.join_expr.HasField("alias"):  # which hides the names in it
+            self._names.append(node.join_expr.alias.aliasname)
+            return {node.join_expr.alias.aliasname}
         if kind == "join_expr":
             join = node.join_expr
             found = _On(join.jointype, self._item(join.larg), self._item(join.rarg))
-            if join.HasField("alias") or join.is_natural:
+            if join.is_natural:
                 found.kind = 0
             if join.HasField("quals"):
                 found.parts = list(conjuncts(join.quals))
@@ -72,9 +77,9 @@ class Joined:
         name = ""
         if kind == "range_var":
             relation = node.range_var
-            name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+            name = name_of(relation)
             if self._ordinary(relation) and not (relation.HasField("alias") and relation.alias.colnames):
-                self._items[name] = _copy(node)
+                self._items[name] = copied(node)
         elif kind in ("range_subselect", "range_function") and getattr(node, kind).HasField("alias"):
             name = getattr(node, kind).alias.aliasname
         self._names.append(name)
@@ -108,12 +113,16 @@ class Joined:
                 for mine, other in _equal(node):
                     alone = len(self._names) == 2 and not other[0] and other[1] not in columns
                     them = next((n for n in self._names if n != name), "") if alone else other[0]
-                    if mine[0] in (name, "") and mine[1] in columns and them in self._items and them != name:
+                    if mine[0] in (name, "") and mine[1] in columns and self._one(them) and them != name:
                         yield mine[1], them, other[1], every
             for column in using:
                 for them in theirs - {name}:
-                    if len(theirs) == 2 and column in columns and them in self._items:
+                    if len(theirs) == 2 and column in columns and self._one(them):
                         yield column, them, column, every
+
+    def _one(self, name: str) -> bool:
+        """Whether one ordinary table is called so, and nothing else."""
+        return name in self._items and self._names.count(name) == 1
 
     def _strict(self) -> list[Any]:
         """The parts of WHERE that rows of tables alone fail if they fail them here: with outer joins a row that is left out below
@@ -160,7 +169,7 @@ class Joined:
         alone = len(self._names) == 1
         if column is None or column[0] not in (name, *[""] * alone) or column[1] not in columns:
             return []
-        if not all(self._ordinary(r) for r in range_vars(inner)) or _limits(inner):
+        if not all(self._ordinary(r) for r in range_vars(inner)) or wavers(inner):
             return []
         tree = postgast.parse("SELECT 1")
         tree.stmts[0].stmt.CopyFrom(inner)
@@ -197,19 +206,17 @@ def _table_of(reference: Any) -> str:
     return names[0] if len(names) == 2 == len(reference.fields) else ""
 
 
-def _limits(node: Any) -> bool:
-    """Whether a query may give other rows when it is asked again."""
-    selects = [m for m in walk(node) if type(m).__name__ == "SelectStmt"]
-    return any(s.HasField("limit_count") or any(d.WhichOneof("node") for d in s.distinct_clause) for s in selects)
+def wavers(node: Any) -> bool:
+    """Whether a query may give other rows when it is asked again: it takes some of them, or a sample."""
+    found = list(walk(node))
+    selects = [m for m in found if type(m).__name__ == "SelectStmt"]
+    return any(type(m).__name__ == "RangeTableSample" for m in found) or any(
+        s.HasField("limit_count") or any(d.WhichOneof("node") for d in s.distinct_clause) for s in selects
+    )
 
 
 def _query(tree: Any) -> KeyQuery:
-    functions = {m.funcname[-1].string.sval for m in walk(tree) if type(m).__name__ == "FuncCall"}
+    tables = tuple(sorted({spelled(r) for r in range_vars(tree)}))
+    functions = tuple(sorted(functions_of(tree)))
     numbers = renumber(tree)
-    return KeyQuery(str(postgast.deparse(tree)), numbers, tuple(sorted(functions)))
-
-
-def _copy(node: Any) -> Any:
-    made = type(node)()
-    made.CopyFrom(node)
-    return made
+    return KeyQuery(str(postgast.deparse(tree)), numbers, (), functions, tables)

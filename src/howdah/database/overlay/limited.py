@@ -12,14 +12,59 @@ from typing import Any, NamedTuple
 from .columns import TIMES, TierColumn
 from .filters import Condition
 from .tiered import Tiered
-from .tree import column_of, conjuncts, fields, text_of_where, walk
+from .tree import column_of, conjuncts, fields, functions_of, text_of_where, walk
 
 _CLAUSES = ("target_list", "from_clause", "where_clause", "sort_clause", "limit_count", "limit_offset")
-_WITH_TIES = 3
+WITH_TIES = 3
 _DESCENDING, _USING = 3, 4
 _FIRST, _LAST = 2, 3
 METRICS = {"<->": "l2", "<=>": "cosine", "<#>": "ip", "<+>": "l1"}
 _ORDERED = ("int2", "int4", "int8", "float4", "float8", "bool", "uuid", *TIMES)
+_WORDS = frozenset(
+    [
+        "array",
+        "case",
+        "coalesce",
+        "current_catalog",
+        "current_date",
+        "current_role",
+        "current_schema",
+        "current_time",
+        "current_timestamp",
+        "current_user",
+        "exists",
+        "greatest",
+        "grouping",
+        "json_array",
+        "json_arrayagg",
+        "json_exists",
+        "json_object",
+        "json_objectagg",
+        "json_query",
+        "json_scalar",
+        "json_serialize",
+        "json_value",
+        "least",
+        "localtime",
+        "localtimestamp",
+        "merge_action",
+        "normalize",
+        "nullif",
+        "overlay",
+        "row",
+        "session_user",
+        "system_user",
+        "user",
+        "xmlconcat",
+        "xmlelement",
+        "xmlforest",
+        "xmlparse",
+        "xmlpi",
+        "xmlroot",
+        "xmlserialize",
+    ]
+)
+"""What results without a name may be called that have none of theirs in their text."""
 _BYTES = (950, 951)
 """The collations that order text by its bytes: C and POSIX."""
 
@@ -37,7 +82,7 @@ class Order(NamedTuple):
 class Limited(NamedTuple):
     """What a query needs of a base: as many rows as the numbers in ``limit`` and ``offset`` (constants or parameters) say,
     the first by ``orders``; with those that tie with the last, unless ``whole`` says that this is all of the order. A row counts
-    if it fulfils ``where``, which has some ``params`` of the statement; ``conditions`` are what a base can be asked of that, and
+    if it fulfils ``where``, which has some ``params`` of the statement, ``shared`` with other parts of it; ``conditions`` are what a base can be asked of that, and
     ``asked`` whether they are all of it. No function of ``functions`` may give several rows or sum some up; none of ``twice`` may
     be volatile."""
 
@@ -48,6 +93,7 @@ class Limited(NamedTuple):
     alias: str
     where: str | None
     params: tuple[int, ...]
+    shared: tuple[int, ...]
     conditions: tuple[Condition, ...]
     asked: bool
     functions: frozenset[str]
@@ -58,13 +104,15 @@ def limited(select: Any, tiered: Tiered, alias: str, about: list[Condition]) -> 
     """How a query of one table, called ``alias``, is limited; ``about`` is what its WHERE says. ``None`` if it is not."""
     if select.op != 1 or any(clause not in _CLAUSES for clause, _ in fields(select)):
         return None
-    if not select.HasField("limit_count") or select.limit_option == _WITH_TIES:
+    if not select.HasField("limit_count") or select.limit_option == WITH_TIES:
         return None
-    limit = _number(select.limit_count)
-    offset = _number(select.limit_offset) if select.HasField("limit_offset") else None
+    limit = number_of(select.limit_count)
+    offset = number_of(select.limit_offset) if select.HasField("limit_offset") else None
     if limit is None or (select.HasField("limit_offset") and offset is None):
         return None
     if any(type(m).__name__ == "SubLink" for m in walk(select.where_clause)):
+        return None
+    if any("Agg" in type(m).__name__ for m in walk(select)):  # such as JSON_ARRAYAGG, which is no function
         return None
     columns = {c.name: c for c in tiered.columns}
     found = [_order(item.sort_by, select, alias, columns) for item in select.sort_clause]
@@ -83,18 +131,15 @@ def limited(select: Any, tiered: Tiered, alias: str, about: list[Condition]) -> 
         alias,
         where,
         params,
+        (),
         tuple(about),
         len(parts) == len(about) and not any(c.op == "like" for c in about),
-        frozenset(_called(select)),
-        frozenset(_called(select.where_clause)),
+        frozenset(functions_of(select)),
+        frozenset(functions_of(select.where_clause)),
     )
 
 
-def _called(message: Any) -> set[str]:
-    return {m.funcname[-1].string.sval for m in walk(message) if type(m).__name__ == "FuncCall"}
-
-
-def _number(node: Any) -> tuple[str, Any] | None:
+def number_of(node: Any) -> tuple[str, Any] | None:
     """A constant or parameter."""
     kind = node.WhichOneof("node")
     if kind == "param_ref":
@@ -108,7 +153,7 @@ def _order(by: Any, select: Any, alias: str, columns: Mapping[str, TierColumn]) 
     """One part of an order; ``None`` if a base cannot order so."""
     if by.sortby_dir == _USING:
         return None
-    node = _meant(by.node, select)
+    node = meant(by.node, select)
     descending = by.sortby_dir == _DESCENDING
     nulls_first = by.sortby_nulls == _FIRST or (descending and by.sortby_nulls != _LAST)
     if node is None:
@@ -131,7 +176,7 @@ def _order(by: Any, select: Any, alias: str, columns: Mapping[str, TierColumn]) 
     return None
 
 
-def _meant(node: Any, select: Any) -> Any:
+def meant(node: Any, select: Any) -> Any:
     """The expression that a part of ORDER BY means: its own, or one of the query's results."""
     kind = node.WhichOneof("node")
     if kind == "a_const":
@@ -155,6 +200,8 @@ def _meant(node: Any, select: Any) -> Any:
 def _implied(node: Any, name: str) -> bool:
     """Whether a result that is not named may be called so, as Postgres' FigureColname has it."""
     kind = node.WhichOneof("node")
+    if name in _WORDS:
+        return True
     if kind in ("a_expr", "bool_expr", "a_const", "null_test"):
         return False
     if kind == "sub_link" and len(node.sub_link.subselect.select_stmt.target_list):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InvalidInput, QueryError, TieringRefused, UndefinedTable
@@ -192,8 +193,8 @@ def policy_of(
     for name, number, least in (("flush_rows", flush_rows, 1), ("retries", retries, 0), ("batch_rows", batch_rows, 1)):
         if type(number) is not int or number < least:
             raise InvalidInput(f"{name}={number!r}: expected an integer >= {least}")
-    if (archive_after is None) != (archive_location is None):
-        raise InvalidInput("archive_after= and archive_location= go together")
+    if archive_after is None and archive_location is not None:
+        raise InvalidInput("archive_location= needs archive_after=: when files move there")
     if archive_after is not None and time_column is None:
         raise InvalidInput("archive_after= needs a time_column=: files are archived by the time of their rows")
     if partition_by is None:
@@ -219,11 +220,12 @@ def policy_of(
     }
 
 
-async def tier(session: Session, table: str, location: Any, policy: dict[str, Any]) -> None:
-    """Set a policy: a new one makes the table tiered, another changes when rows move."""
+async def tier(session: Session, table: str, location: Any, policy: dict[str, Any], beside: Path | None = None) -> None:
+    """Set a policy: a new one makes the table tiered, another changes when rows move. A base without a location is below
+    ``beside``, if there is such a place."""
     schema, name = table_name(table)
     base.library()
-    where = place.recorded(location)
+    given = None if location is None else place.recorded(location)
     spelled = quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
     async with session.transaction("BEGIN; SELECT pg_advisory_xact_lock(1751, 2)"):
         rows = await session.query(NAMED, (spelled,), None)
@@ -235,6 +237,12 @@ async def tier(session: Session, table: str, location: Any, policy: dict[str, An
         known = await session.query(sql, (oid,), None)
         if known and not known[0]["mine"]:
             raise TieringRefused(f"{table}: {ELSEWHERE}")
+        if given is None and not known and beside is None:
+            raise InvalidInput(f"{table}: say location=: a directory that every client sees, or s3://bucket/prefix")
+        own = place.of_table(place.recorded(beside), rows[0]["schema"], rows[0]["name"]) if beside is not None else ""
+        where = given or (known[0]["location"] if known else own)
+        if policy["archive_after"] is not None and policy["archive_location"] is None:
+            policy = {**policy, "archive_location": f"{where}.archive"}
         shape = (await session.query(f"SELECT {SHAPE.format(rel='$1::oid')} AS shape", (oid,), None))[0]["shape"]
         tiered = await described(session, oid, rows[0]["schema"], rows[0]["name"], "", policy, shape)
         if known:

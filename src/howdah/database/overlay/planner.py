@@ -8,9 +8,9 @@ import postgast
 
 from .columns import quoted
 from .joined import Joined
-from .limited import Limited, limited
+from .limited import WITH_TIES, Limited, limited, meant, number_of
 from .plans import GIVEN, Kind, Once, Plan, Promotion, Summary, unsupported
-from .reading import WRITES, Reader, Scope, called, conditions, items, lets, refuse_versions, returns, said, versions
+from .reading import WRITES, Reader, Scope, conditions, items, lets, refuse_versions, returns, said, versions
 from .shaping import TABLE, altering, check_create, dropping, typing
 from .summing import summary
 from .tiered import Known, Tiered
@@ -19,14 +19,18 @@ from .tree import (
     column_of_ref,
     condition,
     conjuncts,
+    copied,
     deparsed,
     expression_text,
     fields,
+    functions_of,
+    name_of,
     parsed,
     range_vars,
     renumber,
     return_all,
     returned,
+    spelled,
     walk,
 )
 
@@ -73,16 +77,17 @@ def plan(sql: str, known: Known, mode: str = "") -> Plan | None:
         return None
     tree = type(found)()
     tree.CopyFrom(found)
-    return _Planner(known, mode).plan(tree)
+    return _Planner(known, mode).plan(sql, tree)
 
 
 class _Planner(Reader):
-    def plan(self, tree: Any) -> Plan:
-        """The plan of a statement's tree, which is changed."""
+    def plan(self, sql: str, tree: Any) -> Plan:
+        """The plan of a statement, whose tree is changed."""
         self._mentioned.update(m.number for m in walk(tree) if type(m).__name__ == "ParamRef")
         self._named(tree)
         made = self._plan(tree)
         made.mode = self._mode
+        made.text = sql
         if self._mode and made.kind != "read":
             raise unsupported("tier= or as_of= for a statement that writes")
         made.names = {t: tuple(sorted(n)) for t, n in self._names.items()}
@@ -90,6 +95,7 @@ class _Planner(Reader):
         made.columns = None if self._columns is None else frozenset(self._columns)
         made.also = self._also
         made.functions = frozenset(self._functions)
+        made.tables = frozenset(self._tables)
         made.inserted = tuple(self._inserted)
         made.sql = " ".join([*self._inserted.values(), made.sql])
         return made
@@ -98,8 +104,10 @@ class _Planner(Reader):
         node = tree.stmts[0].stmt
         kind = str(node.WhichOneof("node"))
         if kind == "select_stmt":
-            if node.select_stmt.locking_clause and (made := self._lock(tree, node.select_stmt)) is not None:
-                return made
+            if node.select_stmt.locking_clause:
+                if (made := self._lock(tree, node.select_stmt)) is not None:
+                    return made
+                self._locking = node.select_stmt  # what it locks is in no base
             if not node.select_stmt.HasField("with_clause"):
                 self._group(node.select_stmt, frozenset())
             quick, summed = self._quick(tree, node.select_stmt), self._summary(node.select_stmt)
@@ -176,7 +184,8 @@ class _Planner(Reader):
         """Which base rows the LIMIT of a query of one table can reach."""
         if (found := self._alone(select)) is None:
             return None
-        return limited(select, *found, self._about(*found, conditions(select)))
+        made = limited(select, *found, self._about(*found, conditions(select)))
+        return None if made is None else made._replace(shared=self._shared(made.params))
 
     def _pinned(self, tiered: Tiered, name: str, statement: Any) -> bool:
         """Whether a statement's WHERE gives the whole key."""
@@ -197,7 +206,7 @@ class _Planner(Reader):
                     raise unsupported("SELECT … FOR UPDATE of a sub-select over a tiered table")
                 continue
             relation = item.range_var
-            name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+            name = name_of(relation)
             found = self._meant(relation, hidden)
             if found is None or not (every or name in listed):
                 continue
@@ -221,7 +230,13 @@ class _Planner(Reader):
             found_of = self._about(target, name, conditions(select) if alone else wanted)
             # What is asked of other tables may be another answer when the rows are locked.
             self._uses.setdefault(target, []).append([c for c in found_of if all(k != "k" for k, _ in c.values)])
-            self._also.append((target, Promotion(name, where, numbers)))
+            tail = (
+                _tail(select)
+                if alone and not whole and {c.name for c in target.columns} >= _ordered_by(select)
+                else None
+            )
+            order, limit, offset = tail or ("", None, None)
+            self._also.append((target, Promotion(name, where, numbers, self._shared(numbers), order, limit, offset)))
             relation.inh = False
         self._locking, self._locked = select, [relation for relation, _, _ in locked]
         self._statement(select, frozenset())
@@ -263,8 +278,10 @@ class _Planner(Reader):
         # What writes must be on top.
         before = _hoisted(write) if writes else "WITH"
         if versions(write):
-            return self._returning_versions(write, target, before if writes else "", probe, numbers, once)
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+            if writes or upserts:
+                refuse_versions(write)
+            return self._returning_versions(write, target)
+        alias = name_of(write.relation)
         returning, shown = returns(write)
         return_all(write)
         inner = deparsed("insert_stmt", write)
@@ -317,7 +334,8 @@ class _Planner(Reader):
         """How an upsert is done whose rows must not be made twice."""
         source = write.select_stmt
         given = _given(write, target)
-        must = bool(self._uses) or any(type(m).__name__ == "SubLink" for m in walk(source))
+        must = bool(self._uses) or any(type(m).__name__ in ("SubLink", "RangeTableSample") for m in walk(source))
+        tables = {spelled(r) for part in (source, write.with_clause) for r in range_vars(part)}
         final = type(write)()
         final.CopyFrom(write)
         final.ClearField("with_clause")
@@ -328,20 +346,17 @@ class _Planner(Reader):
         final.cols.extend(insert.cols)
         returning, shown = returns(final)
         return_all(final)
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         tree = postgast.parse(f"SELECT {shown}")
         numbers = renumber(final, tree) if returning else renumber(final)
         shown = str(postgast.deparse(tree)).removeprefix("SELECT ")
         sql = self._noting(lets(write, target) + target.rekey, deparsed("insert_stmt", final), shown, target, alias)
-        return Once(sql, numbers, given, tuple(sorted(called(source) | called(write.with_clause))), must)
+        functions = functions_of(source, write.with_clause)
+        return Once(sql, numbers, self._shared(numbers), given, tuple(sorted(functions)), tuple(sorted(tables)), must)
 
-    def _returning_versions(
-        self, write: Any, target: Tiered, before: str, probe: str | None, numbers: tuple[int, ...], once: Once | None
-    ) -> Plan:
+    def _returning_versions(self, write: Any, target: Tiered) -> Plan:
         """The plan of an INSERT that returns old or new values: as they are there, with the keys behind them."""
-        if before or probe is not None:
-            refuse_versions(write)
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         plain = f"{lets(write, target)} {deparsed('insert_stmt', write)}"
         made = Plan("insert", plain, self._uses, target, alias, returning=True)
         made.noting = self._returned_keys(lets(write, target), "insert_stmt", write, target, alias)
@@ -365,7 +380,7 @@ class _Planner(Reader):
             )
         if write.HasField("where_clause") and write.where_clause.WhichOneof("node") == "current_of_expr":
             raise unsupported("WHERE CURRENT OF on a tiered table")
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         mine = self._about(target, alias, conditions(write))
         for message in walk(write):
             if type(message).__name__ == "ColumnRef":
@@ -391,7 +406,7 @@ class _Planner(Reader):
         return made
 
     def _merge(self, write: Any, target: Tiered) -> Plan:
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         actions = [w.merge_when_clause for w in write.merge_when_clauses]
         for action in actions:
             if action.command_type == _UPDATE and {t.res_target.name for t in action.target_list} & set(target.key):
@@ -407,7 +422,10 @@ class _Planner(Reader):
         self._uses.setdefault(target, []).append(mine)
         write.relation.inh = False
         for part in (write.source_relation, write.join_condition, write.with_clause):
-            self._functions |= called(part)
+            self._functions |= functions_of(part)
+            self._tables |= {spelled(r) for r in range_vars(part) if r.schemaname != "pg_temp"}
+            if any(type(m).__name__ == "RangeTableSample" for m in walk(part)):
+                raise unsupported("MERGE into a tiered table from a sample")
         made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias)
         if not every:
             text, made.where_params = _from_source(write, "1", write.join_condition)
@@ -455,6 +473,34 @@ def _given(write: Any, target: Tiered) -> tuple[str, ...] | None:
     names = names or [c.name for c in target.columns]
     places = range(min(len(names), *map(len, rows)) if rows else 0)
     return tuple(names[i] for i in places if any(row[i].WhichOneof("node") != "set_to_default" for row in rows))
+
+
+def _tail(select: Any) -> tuple[str, Any, Any] | None:
+    """The ORDER BY of a query of one table as text, and its LIMIT and OFFSET; ``None`` where it has no LIMIT that is a number, or is
+    ordered by what has parameters."""
+    limit = number_of(select.limit_count) if select.HasField("limit_count") else None
+    offset = number_of(select.limit_offset) if select.HasField("limit_offset") else None
+    if limit is None or (select.HasField("limit_offset") and offset is None) or select.limit_option == WITH_TIES:
+        return None
+    tree = postgast.parse("SELECT 1 FROM x ORDER BY 1")
+    made = tree.stmts[0].stmt.select_stmt
+    del made.sort_clause[:]
+    for item in select.sort_clause:
+        node = meant(item.sort_by.node, select)
+        if node is None or any(type(m).__name__ in ("ParamRef", "SubLink", "FuncCall") for m in walk(node)):
+            return None
+        by = copied(item)
+        by.sort_by.node.CopyFrom(node)
+        made.sort_clause.append(by)
+    text = str(postgast.deparse(tree)).partition(" FROM x")[2]
+    return text, limit, offset
+
+
+def _ordered_by(select: Any) -> set[str]:
+    """The names of the columns that a query is ordered by."""
+    nodes = [meant(item.sort_by.node, select) for item in select.sort_clause]
+    parts = [m for node in nodes if node is not None for m in walk(node)]
+    return {m.fields[-1].string.sval for m in parts if type(m).__name__ == "ColumnRef"}
 
 
 def _hoisted(write: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ...errors import Unsupported
 from .filters import Condition
@@ -15,11 +15,16 @@ Kind = Literal["read", "mixed", "insert", "update", "delete", "merge", "truncate
 
 class Promotion(NamedTuple):
     """The bound rows that a write may touch: its table's alias, its condition on single rows (``None``: any may be), and which
-    of the statement's parameters that has."""
+    of the statement's parameters that has; ``shared`` are those that it has more than once. Only as many as ``limit`` and
+    ``offset`` say are wanted, the first in an ``order``, if these are known."""
 
     alias: str
     where: str | None = None
     params: tuple[int, ...] = ()
+    shared: tuple[int, ...] = ()
+    order: str = ""
+    limit: tuple[str, Any] | None = None
+    offset: tuple[str, Any] | None = None
 
 
 class Part(NamedTuple):
@@ -44,20 +49,23 @@ class Summary(NamedTuple):
 
 class Once(NamedTuple):
     """An upsert whose rows are made once, beside the table, and put into it from there: ``sql`` with the columns in the place of
-    ``GIVEN``, and which of the statement's parameters it has. ``given`` are the columns that rows have values for (``None``: some);
-    it is done so where one of ``functions`` is volatile, or if it ``must``."""
+    ``GIVEN``, and which of the statement's parameters it has, ``shared`` with the rows. ``given`` are the columns that rows have
+    values for (``None``: some). It ``must`` be done so unless its rows, made of ``functions`` and ``tables``, come out the same twice."""
 
     sql: str
     params: tuple[int, ...]
+    shared: tuple[int, ...]
     given: tuple[str, ...] | None
     functions: tuple[str, ...]
+    tables: tuple[str, ...]
     must: bool
 
 
 class Verified(NamedTuple):
-    """A condition on each row, the error's state and text where one fails it, and the constraint's name."""
+    """A condition on each row and the columns in it, the error's state and text where one fails it, and the constraint's name."""
 
     condition: str
+    columns: frozenset[str]
     state: str
     text: str
     constraint: str
@@ -116,6 +124,8 @@ class Plan:
     """How base rows may be summed up where they are."""
     limited: Limited | None = None
     """Which of the base rows a query's LIMIT can reach."""
+    text: str = ""
+    """The statement as it was written: the server says what is wrong with it, and where, before anything is done for it."""
     explains: bool = False
     """Whether it is an EXPLAIN in lines of text, which is to say what is read of bases, too."""
     verified: tuple[Verified, ...] = ()
@@ -124,6 +134,8 @@ class Plan:
     """The type that is changed in a way that values in a base could not follow."""
     functions: frozenset[str] = frozenset()
     """The functions that are called more than once for one answer: none may be volatile."""
+    tables: frozenset[str] = frozenset()
+    """The tables that are read more than once for one answer: none may be a view that could answer otherwise."""
 
 
 def unsupported(what: str) -> Unsupported:

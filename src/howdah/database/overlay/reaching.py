@@ -12,10 +12,11 @@ import numpy as np
 from ...errors import QueryError
 from ..session import Session
 from . import filters
-from .asking import MOST, worked_out
+from .asking import MOST, OURS, worked_out
 from .binding import bind
 from .call import EVERY, Call
 from .columns import TierColumn, quoted
+from .filters import alone
 from .first import First, first
 from .limited import Limited
 from .tiered import Snapshot, Tiered
@@ -24,9 +25,8 @@ LONGEST = 100_000
 """Rows of a LIMIT that is looked at so."""
 FEW = 1000
 """Dead keys that are simply fetched along."""
-_SINGLE = """
-SELECT coalesce(bool_and(prokind = 'f' AND NOT proretset AND (provolatile <> 'v' OR proname <> ALL($2::text[]))), true)
-  AND (SELECT s FROM unnest(current_schemas(true)) s WHERE s !~ '^pg_temp' LIMIT 1) = 'pg_catalog'
+_SINGLE = f"""
+SELECT coalesce(bool_and(prokind = 'f' AND NOT proretset AND (provolatile <> 'v' OR proname <> ALL($2::text[]))), true) AND {OURS}
 FROM pg_proc WHERE proname = ANY($1::text[])
 """
 """Whether a query's functions give one value for one row, some of them the same again; and operators are Postgres' own."""
@@ -44,7 +44,7 @@ async def reached(
     tiers: frozenset[str],
 ) -> int | None:
     """Bind the base rows that a limited query can reach; how many. ``None`` if it must have all that fit its conditions."""
-    number, to = _count(limited, call.params), _vector(limited, call.params)
+    number, to = count_of(limited.limit, limited.offset, call.params), _vector(limited, call.params)
     if snapshot.metadata is None or number is None or (limited.orders and limited.orders[0].metric and to is None):
         return None
     if number == 0:
@@ -57,9 +57,10 @@ async def reached(
         call.relied[tiered] = dead
     known = await worked_out(session, filters.expressions([limited.conditions]))
     asked = limited.asked and filters.says_all(tiered, limited.conditions, call.params, known) and dead <= FEW
-    count = number + dead if asked else 4 * number + FEW
+    if not asked and not all(n <= len(call.params) and alone(call.params[n - 1]) for n in limited.shared):
+        return None
     names = None if columns is None else [c.name for c in columns]
-    while count <= MOST:
+    for count in [number + dead] if asked else [4 * number + FEW, 128 * number + 32 * FEW]:
         given = (snapshot.metadata, condition, limited.orders, limited.whole, count, names, to)
         work = partial(first, *given, past=past, archive=snapshot.archive, tiers=tiers, most=MOST, means=session.means)
         found = await call.within(tiered, work)
@@ -70,7 +71,6 @@ async def reached(
             call.told(found)
             call.reading.skipped |= EVERY - tiers if found.skipped else frozenset()
             return bound
-        count *= 8
     return None
 
 
@@ -86,20 +86,18 @@ async def _enough(session: Session, limited: Limited, tiered: Tiered, call: Call
     rows = f"SELECT * FROM {tiered.loaded} b WHERE {test} OFFSET 0"
     where = "" if limited.where is None else f" WHERE {limited.where}"
     sql = f"SELECT count(*) FROM (SELECT 1 FROM ({rows}) AS {quoted(limited.alias)}{where} LIMIT {number}) x"
-    await session.command("SAVEPOINT howdah_enough")
     try:
-        found = await session.query(sql, [call.params[n - 1] for n in limited.params], None)
-        await session.command("RELEASE howdah_enough")
-    except (QueryError, IndexError):
-        await session.command("ROLLBACK TO howdah_enough; RELEASE howdah_enough")
+        async with session.savepoint():
+            found = await session.query(sql, [call.params[n - 1] for n in limited.params], None)
+    except QueryError:
         return False
     return int(found[0][0]) >= number
 
 
-def _count(limited: Limited, params: Sequence[Any]) -> int | None:
+def count_of(limit: tuple[str, Any], offset: tuple[str, Any] | None, params: Sequence[Any]) -> int | None:
     """How many rows a LIMIT reaches."""
     total = 0
-    for kind, value in (limited.limit, *([limited.offset] if limited.offset else [])):
+    for kind, value in (limit, *([offset] if offset else [])):
         if kind == "p" and value > len(params):
             return None
         number = params[value - 1] if kind == "p" else value

@@ -15,7 +15,7 @@ import postgast
 
 from .columns import quoted
 from .filters import Condition, by_server
-from .joined import Joined
+from .joined import Joined, KeyQuery
 from .plans import Promotion, unsupported
 from .tiered import Known, Tiered, View
 from .tree import (
@@ -24,12 +24,16 @@ from .tree import (
     comparison,
     condition,
     conjuncts,
+    copied,
     fields,
+    functions_of,
+    name_of,
     null_test,
     range_vars,
     return_all,
     returned,
     returned_text,
+    spelled,
     walk,
 )
 
@@ -93,6 +97,7 @@ class Reader:
         self._mentioned: Counter[int] = Counter()
         self._also: list[tuple[Tiered, Promotion]] = []
         self._functions: set[str] = set()
+        self._tables: set[str] = set()
         self._columns: set[str] | None = set()
         self._inserted: dict[Tiered, str] = {}
         self._numbers = count()
@@ -109,9 +114,19 @@ class Reader:
         for called, one in [*scope.said, *more]:
             if called in names and one.column in has:
                 # Another mention of a parameter may give it another type, in which its value is another one.
-                values = tuple(("q", v) if k == "p" and self._mentioned[v] > 1 else (k, v) for k, v in one.values)
+                values = tuple(
+                    ("q", v) if k == "p" and self._mentioned[v] > 1 else (k, self._query(v) if k == "k" else v)
+                    for k, v in one.values
+                )
                 found.append(by_server(has[one.column], one._replace(values=values)))
         return found
+
+    def _shared(self, params: tuple[int, ...]) -> tuple[int, ...]:
+        """Those that the statement has more than once: in a part by itself they may have another type."""
+        return tuple(n for n in params if self._mentioned[n] > 1)
+
+    def _query(self, query: KeyQuery) -> KeyQuery:
+        return query._replace(shared=self._shared(query.params))
 
     def _named(self, tree: Any) -> None:
         """Note how each tiered table is called in a tree, and what its columns could be called."""
@@ -120,7 +135,7 @@ class Reader:
         for relation in range_vars(tree):
             tiered = self._known.table(relation.schemaname, relation.relname)
             if tiered is not None:
-                self._names.setdefault(tiered, set()).add(_spelled(relation))
+                self._names.setdefault(tiered, set()).add(spelled(relation))
 
     def _columns_of(self, relation: Any) -> set[str] | None:
         tiered = self._known.table(relation.schemaname, relation.relname)
@@ -156,7 +171,7 @@ class Reader:
                 continue
             self._visit(cte, seen, ("CommonTableExpr", "ctequery"), Scope())
             made.append(cte)
-        copies = [_copy(node) for node in made]
+        copies = [copied(node) for node in made]
         del statement.with_clause.ctes[:]
         statement.with_clause.ctes.extend(copies)
         return hidden | set(names)
@@ -171,7 +186,7 @@ class Reader:
         refuse_versions(write)
         returning, text = returns(write)
         return_all(write)
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         self._inserted[target] = self._inserted.get(target, "") + lets(write, target)
         expression = cte.common_table_expr
         name, number = expression.ctename, next(self._numbers)
@@ -232,7 +247,7 @@ class Reader:
             raise unsupported("MERGE into a tiered table in a common table expression")
         if kind == "update_stmt" and {t.res_target.name for t in write.target_list} & set(target.key):
             raise unsupported("a common table expression that changes the primary key of a tiered table")
-        alias = write.relation.alias.aliasname if write.relation.HasField("alias") else write.relation.relname
+        alias = name_of(write.relation)
         mine = self._about(target, alias, conditions(write))
         where, numbers, _ = condition(write)
         hidden, scope = self._with(write, hidden), conditions(write)
@@ -241,7 +256,7 @@ class Reader:
                 self._visit(child, hidden, (type(write).__name__, name), scope)
         write.relation.inh = False
         self._uses.setdefault(target, []).append(mine)
-        self._also.append((target, Promotion(alias, where, numbers)))
+        self._also.append((target, Promotion(alias, where, numbers, self._shared(numbers))))
 
     def _meant(self, relation: Any, hidden: frozenset[str]) -> Tiered | View | None:
         """The tiered table that a name means, or the view over one."""
@@ -251,16 +266,17 @@ class Reader:
 
     def _group(self, select: Any, hidden: frozenset[str]) -> None:
         """Group by what depends on a table's key, where that is grouped by: a sub-select has no key, by which Postgres knows."""
-        if not select.group_clause or any(g.WhichOneof("node") != "column_ref" for g in select.group_clause):
+        meant = [_grouped(g, select) for g in select.group_clause]
+        if not meant or None in meant:
             return
         relations = [item.range_var for item in items(select.from_clause) if item.WhichOneof("node") == "range_var"]
         alone = len(relations) == len(items(select.from_clause)) == 1
-        groups = {column_of(g) for g in select.group_clause}
+        groups = {column_of(g) for g in meant}
         for relation in relations:
             found = self._meant(relation, hidden)
             if not isinstance(found, Tiered) or (relation.HasField("alias") and relation.alias.colnames):
                 continue
-            name = relation.alias.aliasname if relation.HasField("alias") else relation.relname
+            name = name_of(relation)
             if not all({(name, k), *[("", k)] * alone} & groups for k in found.key):
                 continue
             parts = [
@@ -296,7 +312,7 @@ class Reader:
         name = alias.aliasname if alias is not None else relation.relname
         renamed = alias is not None and len(alias.colnames) > 0
         if isinstance(found, View):
-            self._views[_spelled(relation)] = found
+            self._views[spelled(relation)] = found
             said = [] if renamed else [one for called, one in scope.said if called in (name, *[""] * scope.alone)]
             item = _item(found.sql, alias, name)
             self._named(item)
@@ -330,6 +346,22 @@ class Reader:
             del column.fields[0]
 
 
+def _grouped(node: Any, select: Any) -> Any:
+    """The column that a part of GROUP BY means: its own, or that of one of the query's results."""
+    kind = node.WhichOneof("node")
+    if kind == "a_const" and node.a_const.WhichOneof("val") == "ival":
+        before = list(select.target_list)[: node.a_const.ival.ival]
+        stars = any(type(m).__name__ == "A_Star" for item in before for m in walk(item))
+        if stars or not 1 <= node.a_const.ival.ival <= len(select.target_list):
+            return None
+        node = before[-1].res_target.val
+    elif kind == "column_ref" and (found := column_of(node)) is not None and not found[0]:
+        named = [t.res_target.val for t in select.target_list if t.res_target.name == found[1]]
+        if len(named) == 1 and column_of(named[0]) is not None:
+            return named[0] if column_of(named[0]) != ("", found[1]) else node
+    return node if node.WhichOneof("node") == "column_ref" else None
+
+
 def items(nodes: Any) -> list[Any]:
     """The items of FROM, those of joins, too."""
     found: list[Any] = []
@@ -337,10 +369,6 @@ def items(nodes: Any) -> list[Any]:
         inner = node.WhichOneof("node") == "join_expr"
         found += items([node.join_expr.larg, node.join_expr.rarg]) if inner else [node]
     return found
-
-
-def _spelled(relation: Any) -> str:
-    return ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
 
 
 _ROWWISE = {"target_list", "from_clause", "where_clause"}
@@ -389,20 +417,9 @@ def said(whole: Any) -> list[tuple[str, Condition]]:
     return [one for one in found if one is not None]
 
 
-def _copy(node: Any) -> Any:
-    made = type(node)()
-    made.CopyFrom(node)
-    return made
-
-
 def lets(write: Any, target: Tiered) -> str:
     """What lets an INSERT pass. A function may insert into the table by itself: it meets the gate, which lets one through."""
-    return target.once if called(write) - set(_HARMLESS) else target.pass_
-
-
-def called(message: Any) -> set[str]:
-    """The names of the functions that are called."""
-    return {m.funcname[-1].string.sval for m in walk(message) if type(m).__name__ == "FuncCall"}
+    return target.once if functions_of(write) - set(_HARMLESS) else target.pass_
 
 
 def returns(write: Any) -> tuple[bool, str]:

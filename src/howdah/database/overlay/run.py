@@ -11,7 +11,7 @@ from ...errors import Error, UndefinedTable, Unsupported
 from ..rows import Row, Rows
 from ..session import Session
 from .altering import altered, check_type, dropped, emptied, looked_at, loosened, verify
-from .asking import ASKED
+from .asking import ASKED, changing
 from .call import Call
 from .counting import LOCK, Stale, current, locked
 from .explaining import explained, shown
@@ -87,6 +87,8 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
     """Bind the base rows of every table, and bring back to the heap what is to be written; the statement to run, and its
     parameters."""
     await _held(session, plan)
+    if plan.text and plan.kind not in _ALONE:
+        await session.checked(plan.text)
     isolation, readonly = tuple(
         (
             await session.query(
@@ -122,12 +124,13 @@ async def prepare(session: Session, plan: Plan, call: Call) -> tuple[str, Sequen
     if plan.target is not None and plan.kind in ("update", "delete", "merge"):
         promotions.append((plan.target, Promotion(plan.alias, plan.where, plan.where_params)))
     if plan.nowait:
+        before = (await session.query("SELECT current_setting('lock_timeout')", (), None))[0][0]
         await session.command("SET LOCAL lock_timeout = '10ms'")
     for tiered, promotion in promotions:  # the conditions may ask every other table
         if count[tiered]:
             await (promote_free if plan.skips else promote)(session, tiered, promotion, call.params)
     if plan.nowait:
-        await session.command("SET LOCAL lock_timeout TO DEFAULT")
+        await session.query("SELECT set_config('lock_timeout', $1, true)", (before,), None)
     return plan.sql, call.params
 
 
@@ -151,12 +154,11 @@ async def _held(session: Session, plan: Plan) -> None:
 
 async def _steady(session: Session, plan: Plan) -> None:
     """What is asked twice must not answer differently."""
-    if plan.functions:
-        sql = "SELECT proname FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]) LIMIT 1"
-        found = await session.query(sql, (sorted(plan.functions),), None)
-        if found:
+    if plan.functions or plan.tables:
+        found = await changing(session, plan.functions, plan.tables)
+        if found is not None:
             raise Unsupported(
-                f"an upsert or MERGE into a tiered table whose rows come from the volatile function {found[0][0]}() is not"
+                f"a MERGE into a tiered table whose rows come from {found}, which may give others when it is asked again, is not"
                 " supported: put the rows into a temporary table first"
             )
 

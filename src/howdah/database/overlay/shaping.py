@@ -62,9 +62,14 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
             verified.append(_check(made.constraint, relation.relname))
         elif what == "AT_SetNotNull":
             text = f'column "{command.name}" of relation "{relation.relname}" contains null values'
-            verified.append(Verified(f"{quoted(command.name)} IS NOT NULL", "23502", text, ""))
+            verified.append(
+                Verified(f"{quoted(command.name)} IS NOT NULL", frozenset({command.name}), "23502", text, "")
+            )
         elif what not in _ALTERS:
             raise unsupported(f"{what.removeprefix('AT_')} in ALTER TABLE of a tiered table")
+    dropped = {i.alter_table_cmd.name for i in node.alter_table_stmt.cmds} if kind == "alter_table_stmt" else set()
+    if any(dropped & one.columns and one.state == "23514" for one in verified):
+        raise unsupported("a CHECK on a column that the same ALTER TABLE changes, of a tiered table,")
     made_plan = Plan("alter", sql, {tiered: []}, verified=tuple(verified))
     made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
     return made_plan
@@ -72,8 +77,10 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
 
 def _check(constraint: Any, table: str) -> Verified:
     """A CHECK, which rows of the base must fulfil even if it is NOT VALID: they come back to the heap before they are changed."""
-    text = f'check constraint "{constraint.conname}" of relation "{table}" is violated by some row on object storage'
-    return Verified(expression_text(constraint.raw_expr), "23514", text, str(constraint.conname))
+    name = f' "{constraint.conname}"' if constraint.conname else ""
+    text = f'check constraint{name} of relation "{table}" is violated by some row on object storage'
+    columns = {m.fields[-1].string.sval for m in walk(constraint.raw_expr) if type(m).__name__ == "ColumnRef"}
+    return Verified(expression_text(constraint.raw_expr), frozenset(columns), "23514", text, str(constraint.conname))
 
 
 def typing(sql: str, node: Any) -> Plan | None:

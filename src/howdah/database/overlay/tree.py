@@ -8,6 +8,7 @@ from typing import Any
 
 import postgast
 
+from .columns import quoted
 from .filters import Condition
 
 _OPS = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -247,3 +248,26 @@ def renumber(*trees: Any) -> tuple[int, ...]:
                 numbers.append(message.number)
             message.number = numbers.index(message.number) + 1
     return tuple(numbers)
+
+
+def functions_of(*messages: Any) -> set[str]:
+    """The names of the functions that are called."""
+    parts = (m for message in messages for m in walk(message))
+    return {m.funcname[-1].string.sval for m in parts if type(m).__name__ == "FuncCall"}
+
+
+def name_of(relation: Any) -> str:
+    """What a table is called in its statement."""
+    return str(relation.alias.aliasname if relation.HasField("alias") else relation.relname)
+
+
+def spelled(relation: Any) -> str:
+    """A table's name as it is written, quoted."""
+    return ".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n)
+
+
+def copied(message: Any) -> Any:
+    """The same again."""
+    made = type(message)()
+    made.CopyFrom(message)
+    return made

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
-from ...errors import LimitExceeded, QueryError
+from ...errors import LimitExceeded, QueryError, Unsupported
 from ..rows import Rows
 from ..session import Session
 from . import filters, uniques
-from .asking import PROMOTED
+from .asking import PROMOTED, changing
 from .call import Call
 from .columns import finite, quoted, selection
 from .counting import current
+from .filters import alone
 from .plans import GIVEN, Once, Plan, Promotion
+from .reaching import count_of
 from .tiered import Snapshot, Tiered
 
 
@@ -27,38 +30,51 @@ def inserted(plan: Plan, rows: Rows) -> Rows:
 
 async def promote(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
     """Bring the bound rows that a write may touch back to the heap."""
+    source, given, most = _touched(tiered, wanted, params)
+    await promoted(session, tiered, source if most is None else f"{source} LIMIT {most}", given)
+
+
+def _touched(tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> tuple[str, list[Any], int | None]:
+    """The query for the bound rows that a write may touch, its parameters, and how many of them are wanted (``None``: all). Its
+    condition is left out where a parameter of it may mean something else by itself."""
     name = quoted(wanted.alias)
-    where = "true" if wanted.where is None else f"({wanted.where})"
-    given = [params[n - 1] for n in wanted.params] if wanted.where is not None else []
     # What is dead is left out before the condition is asked: it may not even fit it.
-    live = f"(SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0)"
-    await promoted(session, tiered, f"SELECT {name}.* FROM {live} AS {name} WHERE {where}", given)
+    live = f"SELECT {name}.* FROM (SELECT * FROM {tiered.loaded} b WHERE {tiered.live('b')} OFFSET 0) AS {name}"
+    if not all(n <= len(params) and alone(params[n - 1]) for n in wanted.shared):
+        return f"{live} WHERE true", [], None
+    where = "true" if wanted.where is None else f"({wanted.where})"
+    most = None if wanted.limit is None else count_of(wanted.limit, wanted.offset, params)
+    return f"{live} WHERE {where}{wanted.order}", [params[n - 1] for n in wanted.params], most
 
 
 async def promote_free(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
-    """Bring the bound rows back that nobody else brings back at this moment, as SKIP LOCKED has it."""
+    """Bring the bound rows back that nobody else brings back at this moment, as SKIP LOCKED has it, no more than are wanted."""
 
-    async def tried(one: Promotion, given: Sequence[Any]) -> bool:
-        await session.command("SAVEPOINT howdah_free; SET LOCAL lock_timeout = '10ms'")
+    async def tried(work: Callable[[], Awaitable[None]]) -> bool:
         try:
-            await promote(session, tiered, one, given)
+            async with session.savepoint():
+                before = (await session.query("SELECT current_setting('lock_timeout')", (), None))[0][0]
+                await session.command("SET LOCAL lock_timeout = '10ms'")
+                await work()
+                await session.query("SELECT set_config('lock_timeout', $1, true)", (before,), None)
         except QueryError as error:
             if error.sqlstate != "55P03":
                 raise
-            await session.command("ROLLBACK TO howdah_free; RELEASE howdah_free")
             return False
-        await session.command("SET LOCAL lock_timeout TO DEFAULT; RELEASE howdah_free")
         return True
 
-    if await tried(wanted, params):
+    if await tried(lambda: promote(session, tiered, wanted, params)):
         return
-    name = quoted(wanted.alias)
-    test = " AND ".join(f"{name}.{quoted(k)} = ${i}" for i, k in enumerate(tiered.key, len(wanted.params) + 1))
-    where = test if wanted.where is None else f"({wanted.where}) AND {test}"
-    given = [params[n - 1] for n in wanted.params]
-    numbers = tuple(range(1, len(given) + len(tiered.key) + 1))
-    for key in await session.query(f"SELECT {tiered.keys()} FROM {tiered.loaded} b WHERE {tiered.live('b')}", (), None):
-        await tried(Promotion(wanted.alias, where, numbers), [*given, *key])
+    source, given, most = _touched(tiered, wanted, params)
+    keys = await session.query(f"SELECT {tiered.keys('q')} FROM ({source}) q", given, None)
+    name, count = quoted(wanted.alias), 0
+    test = " AND ".join(f"{name}.{quoted(k)} = ${i + 1}" for i, k in enumerate(tiered.key))
+    numbers = tuple(range(1, len(tiered.key) + 1))
+    for key in keys:
+        one = Promotion(wanted.alias, test, numbers)
+        count += await tried(partial(promote, session, tiered, one, tuple(key)))
+        if most is not None and count >= most:
+            break
 
 
 async def promoted(
@@ -109,7 +125,7 @@ async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Ro
         if keys:
             if await call.bind(session, tiered, snapshot, filters.keys_in(tiered, keys)):
                 await promoted(session, tiered, f"SELECT * FROM {tiered.loaded}", ())
-        if plan.once is not None and (plan.once.must or await _volatile(session, plan.once)):
+        if plan.once is not None and await _once(session, plan.once, call):
             shown = ", ".join(map(quoted, await _given(session, plan.once, tiered)))
             sql, params = plan.once.sql.replace(GIVEN, shown), [call.params[n - 1] for n in plan.once.params]
     if sql is plan.sql:
@@ -121,9 +137,18 @@ async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Ro
     return inserted(plan, rows)
 
 
-async def _volatile(session: Session, once: Once) -> bool:
-    sql = "SELECT EXISTS (SELECT FROM pg_proc WHERE provolatile = 'v' AND proname = ANY($1::text[]))"
-    return bool(once.functions and (await session.query(sql, (list(once.functions),), None))[0][0])
+async def _once(session: Session, once: Once, call: Call) -> bool:
+    """Whether the rows of an upsert that were made are put in: not where a parameter could mean something else by itself. Then they
+    are made again, if they come out the same."""
+    if all(n <= len(call.params) and alone(call.params[n - 1]) for n in once.shared):
+        return True
+    found = "sub-selects" if once.must else await changing(session, once.functions, once.tables)
+    if found is None:
+        return False
+    raise Unsupported(
+        f"an upsert into a tiered table whose rows come from {found}, with a parameter that is there more than once, is not supported:"
+        " give it under two numbers"
+    )
 
 
 async def _given(session: Session, once: Once, tiered: Tiered) -> list[str]:
