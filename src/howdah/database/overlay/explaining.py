@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from ...engines.sql.dialect import text_literal
@@ -59,7 +60,9 @@ def _shown(condition: Condition) -> str:
         for kind, value in condition.values
     ]
     if condition.values[0][0] == "k":
-        return f"{condition.column} IN ({condition.values[0][1].sql})"
+        query = condition.values[0][1]  # which numbers its parameters by itself
+        text = re.sub(r"\$(\d+)", lambda found: f"${query.params[int(found[1]) - 1]}", query.sql)
+        return f"{condition.column} IN ({text})"
     if condition.op == "between":
         return f"{condition.column} BETWEEN {values[0]} AND {values[1]}"
     if condition.op == "in":

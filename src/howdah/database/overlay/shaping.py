@@ -56,6 +56,12 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
                 )
         elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
             raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
+        elif what == "AT_AlterColumnType" and made.column_def.type_name.names[-1].string.sval == "jsonb":
+            # It refuses some values that json takes.
+            name = quoted(command.name)
+            verified.append(
+                Verified(f"{name} IS NULL OR {name}::jsonb IS NOT NULL", frozenset({command.name}), "22P05", "", "")
+            )
         elif what == "AT_AddConstraint":
             if made.constraint.contype != _CHECK:
                 raise unsupported("a new constraint on a tiered table, but for a CHECK,")
