@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from howdah import Database, QueryError
+from howdah import Database
+from tests.tiering import outcome
 
 EPOCH = datetime(2024, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -19,14 +20,6 @@ EPOCH = datetime(2024, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 def db(database_url: str) -> Iterator[Database]:
     with Database.open(database_url) as opened:
         yield opened
-
-
-def outcome(db: Any, sql: str, params: list[Any]) -> Any:
-    try:
-        rows = db.query(sql, *params)
-    except QueryError as error:
-        return error.sqlstate
-    return sorted(map(repr, map(tuple, rows))), rows.affected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +55,7 @@ def test_moments_in_keys(db: Database, tmp_path: Path, shape: str, column: str) 
     for number in range(250):
         sql = random_.choice(statements)
         params = [random_.choice("abc"), moment(), random_.randrange(20)]
-        assert outcome(db, sql.replace("{t}", "t"), params) == outcome(db, sql.replace("{t}", "p"), params), (
+        assert outcome(db, sql.replace("{t}", "t"), params, {}) == outcome(db, sql.replace("{t}", "p"), params, {}), (
             number,
             sql,
             params,
@@ -74,7 +67,7 @@ def test_moments_in_keys(db: Database, tmp_path: Path, shape: str, column: str) 
     for value in ("infinity", "-infinity", "0044-03-15 BC", "20000-01-01"):  # which the base does not have
         for _ in range(2):
             sql = f"INSERT INTO {{t}} (device, ts, v) VALUES ('z', '{value}', 1)"
-            assert outcome(db, sql.replace("{t}", "t"), []) == outcome(db, sql.replace("{t}", "p"), [])
+            assert outcome(db, sql.replace("{t}", "t"), [], {}) == outcome(db, sql.replace("{t}", "p"), [], {})
         db.flush()
     mine, plain = (
         [tuple(r) for r in db.query(f"SELECT device, ts::text, v FROM {name} ORDER BY ts, device")] for name in "tp"

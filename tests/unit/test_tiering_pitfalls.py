@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from howdah import AsyncDatabase, Database, QueryError, QueryTimeout, Unsupported
+from tests.tiering import outcome
 
 NOON = datetime(2024, 1, 2, 12, tzinfo=UTC)
 
@@ -38,16 +39,8 @@ def db(database_url: str, tmp_path: Path) -> Iterator[Database]:
         yield opened
 
 
-def outcome(db: Any, sql: str, params: tuple[Any, ...]) -> Any:
-    try:
-        rows = db.query(sql, *params)
-    except QueryError as error:
-        return error.sqlstate
-    return list(map(repr, map(tuple, rows))), rows.affected
-
-
 def both(db: Database, sql: str, *params: Any) -> Any:
-    mine, plain = (outcome(db, sql.replace("{t}", name), params) for name in "tp")
+    mine, plain = (outcome(db, sql.replace("{t}", name), list(params), {}) for name in "tp")
     assert mine == plain, sql
     rows = [[repr(tuple(r)) for r in db.query(f"SELECT * FROM {name} ORDER BY id")] for name in "tp"]
     assert rows[0] == rows[1], sql
@@ -211,7 +204,7 @@ def test_moments_at_the_ends_of_time_are_keys(db: Database, tmp_path: Path) -> N
         "DELETE FROM {} WHERE id IN (6, 7)",
         "UPDATE {} SET n = 100 WHERE id > 7",
     ):
-        assert outcome(db, sql.format("a"), ()) == outcome(db, sql.format("b"), ())
+        assert outcome(db, sql.format("a"), [], {}) == outcome(db, sql.format("b"), [], {})
         db.flush()
         rows = [[tuple(r) for r in db.query(f"SELECT id, till::text, n FROM {name} ORDER BY 1")] for name in "ab"]
         assert rows[0] == rows[1]
@@ -244,7 +237,7 @@ def test_defaults_are_made_once(db: Database, tmp_path: Path) -> None:
         "SELECT last_value FROM {}_id_seq",
         "SELECT id, n FROM {} ORDER BY id",
     ):
-        mine, plain = (outcome(db, sql.format(name), ()) for name in "ab")
+        mine, plain = (outcome(db, sql.format(name), [], {}) for name in "ab")
         assert mine == plain, sql
 
 
