@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -218,7 +219,8 @@ def test_tiers_and_flush(servers: Any, home: Path) -> None:
         db.tier("events", location=str(home / "base"), hot_for=0, flush_every=0.1, flush_rows=5, time_column="ts")
         assert told(howdah(home, "tiers", "--store", url, "--json"))[0]["due_rows"] == 30
         assert howdah(home, "flush", "events", "--store", url).stdout == "30 rows moved; tables: 1, new files: 1\n"
-        assert "events" in howdah(home, "tiers", "--store", url).stdout
+        shown = howdah(home, "tiers", "--store", url).stdout
+        assert re.search(r"public.events +hot +0 .*\n.*public.events +warm +30 +1 ", shown), shown
         db.execute("CREATE TABLE notes (id int PRIMARY KEY, ts date); INSERT INTO notes VALUES (1, '2024-01-01')")
         db.execute("COMMENT ON TABLE notes IS 'howdah.tier(hot_for => 0, time_column => ''ts'')'")
         assert told(howdah(home, "flush", "--location", "bases", "--store", url, "--json"))["rows"] == 1

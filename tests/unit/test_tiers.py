@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyiceberg.table import StaticTable
 
 import howdah
 from howdah import Database, InvalidInput, SnapshotExpired, TierError, TieringRefused, UniqueViolation, Unsupported
@@ -486,7 +488,6 @@ def test_small_files_are_merged_and_what_nobody_names_goes(
 
 def test_the_base_is_an_iceberg_table_for_others(db: Database, location: str) -> None:
     import duckdb
-    from pyiceberg.table import StaticTable
 
     from howdah.database.overlay import place
 
@@ -1099,3 +1100,38 @@ def test_explain_says_what_is_read_of_the_base(db: Database, tmp_path: Path) -> 
     assert db.query("EXPLAIN (FORMAT JSON) SELECT * FROM t")[0][0][0]["Plan"]
     with pytest.raises(Unsupported, match="EXPLAIN"):
         db.query("EXPLAIN DELETE FROM t")
+
+
+@pytest.mark.parametrize("type_", ["timestamptz", "date"])
+def test_the_status_says_how_old_each_tier_is(
+    db: Database, tmp_path: Path, type_: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute(f"CREATE TABLE t (id int PRIMARY KEY, ts {type_}, n int)")
+    db.query(
+        f"INSERT INTO t SELECT x, ($1::timestamptz AT TIME ZONE 'UTC' + x * interval '1 day')::{type_}, x FROM generate_series(0, 9) x",
+        EPOCH,
+    )
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts")
+    assert set(db.tiers()[0].parts) == {"hot"}
+    db.flush()
+    db.query(f"INSERT INTO t VALUES (100, '2030-01-01'::{type_}), (101, 'infinity')")
+    status = db.tiers()[0]
+    hot, warm, cold = (status.parts[name] for name in ("hot", "warm", "cold"))
+    assert (hot.rows, hot.files, hot.bytes > 8192, hot.newest) == (2, 0, True, hot.oldest)
+    assert hot.newest is not None
+    assert hot.newest.year == 2030
+    assert (warm.rows, warm.files, warm.bytes) == (10, 10, status.bytes)
+    assert (warm.oldest, warm.newest) == (EPOCH, EPOCH + timedelta(days=9))
+    assert (cold.rows, cold.files, cold.bytes, cold.oldest) == (0, 0, 0, None)
+    age = (datetime.now(UTC) - EPOCH - timedelta(days=4, hours=12)).total_seconds()
+    db.tier("t", location=tmp_path / "base", hot_for=0, time_column="ts", archive_after=age)
+    db.flush()
+    parts = db.tiers()[0].parts
+    assert (parts["cold"].rows, parts["cold"].newest, parts["warm"].rows) == (5, EPOCH + timedelta(days=4), 5)
+    assert StaticTable.from_metadata(status.metadata or "").scan().to_arrow().num_rows == 10
+    shutil.rmtree(tmp_path / "base" / "metadata")
+    for cache in (base.opened, base.files, base.arrow):
+        cache.cache_clear()
+    base._manifests.clear()
+    assert set(db.tiers()[0].parts) == {"hot"}
+    assert "the base cannot be read" in caplog.text

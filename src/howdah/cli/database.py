@@ -28,7 +28,7 @@ def _database(url: str | None, **options: Any) -> Database:
 
 
 def tiers(store: StoreOption = None, json: JsonOption = False) -> None:
-    """Show the tiered tables: rows in Postgres, due to move and on object storage."""
+    """Show the tiered tables: rows, bytes and age in each tier, what is due to move, for how long, and the last flush."""
     with _database(store) as database:
         found = database.tiers()
     if json:
@@ -37,16 +37,18 @@ def tiers(store: StoreOption = None, json: JsonOption = False) -> None:
     if not found:
         out.print("no table is tiered")
         return
-    shown = shown_table("table", "hot", "due", "warm", "files", "bytes", "lag", "last flush", "location")
+    shown = shown_table("table", "tier", "rows", "files", "bytes", "oldest", "newest")
+    about = shown_table("table", "due", "lag", "last flush", "location")
     for one in found:
+        for name, part in one.parts.items():
+            ends = [f"{at:%Y-%m-%d %H:%M}" if at is not None else "" for at in (part.oldest, part.newest)]
+            shown.add_row(one.table, name, f"{part.rows:,}", f"{part.files:,}", f"{part.bytes:,}", *ends)
         last = "never" if one.flushed_at is None else f"{one.flushed_at:%Y-%m-%d %H:%M:%S}"
-        size = (f"{one.files:,}", f"{one.bytes:,}", f"{one.lag:,.0f} s")
-        shown.add_row(
-            one.table, f"{one.hot_rows:,}", f"{one.due_rows:,}", f"{one.warm_rows:,}", *size, last, one.location
-        )
+        about.add_row(one.table, f"{one.due_rows:,}", f"{one.lag:,.0f} s", last, one.location)
         if one.last_error:
-            shown.add_row("", "", "", "", "", "", "", "failed", one.last_error)
+            about.add_row("", "", "", "failed", one.last_error)
     out.print(shown)
+    out.print(about)
 
 
 def flush(

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ KEPT = 16
 """Versions of bases that are kept in memory."""
 MANIFESTS = 1000
 """Manifests (lists of files) that are."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIELD = re.compile(r"(?:(year|month|day|hour)\((.+)\)|bucket\((\d+), *(.+)\)|(.+))\Z", re.DOTALL)
 
 
@@ -160,6 +162,27 @@ def as_arrow(schema: Any) -> Any:
 
     found = library().io.pyarrow.schema_to_pyarrow(schema, include_field_ids=False)
     return pa.schema([pa.field(f.name, pa.binary(16)) if f.type == pa.uuid() else f for f in found])
+
+
+def ends(metadata: str, names: Sequence[Any], column: str | None) -> tuple[datetime | None, datetime | None]:
+    """The first and last moment that files have in a column, by their statistics."""
+    from pyiceberg.conversions import from_bytes
+
+    if column is None:
+        return None, None
+    field = opened(metadata).schema().find_field(column)
+    unit = timedelta(days=1) if str(field.field_type) == "date" else timedelta(microseconds=1)
+    bounds = [
+        [
+            from_bytes(field.field_type, b[field.field_id])
+            for b in (getattr(f, which) for f in names)
+            if b and field.field_id in b
+        ]
+        for which in ("lower_bounds", "upper_bounds")
+    ]
+    if not all(bounds):
+        return None, None
+    return _EPOCH + int(min(bounds[0])) * unit, _EPOCH + int(max(bounds[1])) * unit
 
 
 def tier_of(path: str, archive: str | None) -> str:

@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import InvalidInput, QueryError, TieringRefused, UndefinedTable
+from ...errors import InvalidInput, QueryError, TierError, TieringRefused, UndefinedTable
 from ...values import seconds
 from ..copying import table_name
 from ..rows import Row
 from ..session import Session
 from . import base, objects, place, scan
 from .binding import bind, bindable
-from .columns import quoted
+from .columns import finite, quoted
 from .counting import LOCK, current
 from .flush import cooled_at, eligible
 from .planner import plan
@@ -41,9 +41,23 @@ Tier = Literal["hot", "warm", "cold", "all"]
 
 
 @dataclass(frozen=True, slots=True)
+class TierPart:
+    """The rows of one tier, dead ones included: how many, in how many files (hot: in Postgres) of so many bytes, and their first and
+    last moment, if the table has a time column."""
+
+    rows: int
+    files: int
+    bytes: int
+    oldest: datetime | None
+    newest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class TierStatus:
     """One tiered table: where its base is; how many rows are hot, due to move, and in the base, whose files and bytes are
-    those of its ``snapshot``; ``lag`` is for how many seconds the oldest row that is due has been so."""
+    those of its ``snapshot``; ``lag`` is for how many seconds the oldest row that is due has been so. ``metadata`` is the Iceberg
+    metadata file by which other engines read the base as it is; ``parts`` are the tiers ``hot``, ``warm`` and ``cold``, the latter two
+    if object storage answers."""
 
     table: str
     location: str
@@ -59,6 +73,8 @@ class TierStatus:
     last_error: str | None
     flush_rows: int
     flush_every: float
+    metadata: str | None
+    parts: dict[str, TierPart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,11 +376,19 @@ async def _back(session: Session, tiered: Tiered, metadata: str) -> int:
 async def status(session: Session, tiered: Tiered) -> TierStatus:
     """Where a table's rows are."""
     due = f"FROM ONLY {tiered.table} t WHERE {eligible(tiered)}"
+    column = tiered.policy["time_column"]
+    ends = [
+        f"(SELECT {f}(t.{quoted(column)}) FROM ONLY {tiered.table} t WHERE {finite((tiered.column(column),))})::timestamptz"
+        if column is not None
+        else "NULL::timestamptz"
+        for f in ("min", "max")
+    ]
     row = (
         await session.query(
             f"SELECT t.*, (SELECT count(*) FROM ONLY {tiered.table}) AS hot, (SELECT count(*) {due}) AS due,"
             f" (SELECT extract(epoch FROM now() - min({cooled_at(tiered)})) {due})::float8 AS lag,"
-            f" (SELECT count(*) FROM {tiered.shadow}) AS shadowed FROM howdah.tiers t WHERE rel = $1::oid",
+            f" (SELECT count(*) FROM {tiered.shadow}) AS shadowed, {ends[0]} AS oldest, {ends[1]} AS newest,"
+            f" pg_total_relation_size({tiered.oid}::oid::regclass) AS size FROM howdah.tiers t WHERE rel = $1::oid",
             (tiered.oid,),
             None,
         )
@@ -372,8 +396,31 @@ async def status(session: Session, tiered: Tiered) -> TierStatus:
     return TierStatus(
         f"{tiered.schema}.{tiered.name}", row["location"], row["hot"], row["due"], row["rows"], row["shadowed"],
         row["files"], row["bytes"], row["snapshot_id"], max(0.0, row["lag"] or 0.0), row["flushed_at"], row["last_error"],
-        tiered.policy["flush_rows"], tiered.policy["flush_every"],
+        tiered.policy["flush_rows"], tiered.policy["flush_every"], row["metadata"],
+        {"hot": TierPart(row["hot"], 0, row["size"], row["oldest"], row["newest"]), **await _parts(tiered, row["metadata"])},
     )  # fmt: skip
+
+
+async def _parts(tiered: Tiered, metadata: str | None) -> dict[str, TierPart]:
+    """The tiers of a base; none where it cannot be read, which a query will say."""
+    if metadata is None:
+        return {}
+
+    def counted() -> dict[str, TierPart]:
+        found = {}
+        with base.told(metadata, "the base cannot be read"):
+            for tier in ("warm", "cold"):
+                files, _ = base.chosen(metadata, None, None, tiered.archive, frozenset((tier,)))
+                ends = base.ends(metadata, files, tiered.policy["time_column"])
+                rows, size = (sum(getattr(f, what) for f in files) for what in ("record_count", "file_size_in_bytes"))
+                found[tier] = TierPart(rows, len(files), size, *ends)
+        return found
+
+    try:
+        return await asyncio.to_thread(counted)
+    except TierError as error:
+        log.warning("%s: %s", tiered.table, error)
+        return {}
 
 
 async def is_due(session: Session, tiered: Tiered) -> bool:
