@@ -89,7 +89,8 @@ def table(metadata: str, names: Sequence[Any], condition: Any = None) -> Any:
 def batches(
     metadata: str, names: Sequence[Any], condition: Any, columns: Sequence[str] | None = None, *, means: Means = DEFAULT
 ) -> Iterator[Any]:
-    """The rows of some files that fit a condition; if only some ``columns`` matter, maybe without others."""
+    """The rows of some files that fit a condition: all of their columns, or some ``columns`` in this order."""
+    wanted = list(base.arrow(metadata).names) if columns is None else list(dict.fromkeys(columns))
     uuids = _names_uuids(metadata, condition)
     # Many rows go through little memory one file after the other; for few it is quicker to look at several.
     much = UNPACKED * sum(f.file_size_in_bytes for f in names) > means.memory
@@ -99,10 +100,10 @@ def batches(
         where = place.nearest([(f.file_path, f.file_size_in_bytes) for f in some], means.cache)
         if uuids or len(some) == 1 or (much and not any(map(place.remote, where))):
             for address in where:
-                yield from _one(metadata, address, shape, condition, columns, size)
+                yield from _one(metadata, address, shape, condition, wanted, size)
             continue
         scanner = _dataset(metadata, where, shape).scanner(
-            columns=_projection(metadata, shape, columns), filter=_filter(metadata, shape, condition), batch_size=size,
+            columns=_projection(metadata, shape, wanted), filter=_filter(metadata, shape, condition), batch_size=size,
             batch_readahead=AHEAD, fragment_readahead=max(1, means.memory // EACH),
         )  # fmt: skip
         yield from scanner.to_batches()
@@ -125,9 +126,7 @@ def _together(metadata: str, names: Sequence[Any], most: int) -> Iterator[tuple[
         yield shape, some
 
 
-def _one(
-    metadata: str, address: str, shape: Any, condition: Any, columns: Sequence[str] | None, size: int
-) -> Iterator[Any]:
+def _one(metadata: str, address: str, shape: Any, condition: Any, columns: Sequence[str], size: int) -> Iterator[Any]:
     """The rows of one file, of which little is in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -151,8 +150,8 @@ def _one(
                     made.append(batch.column(there[field.field_id]).cast(type_))
                 else:
                     made.append(pa.nulls(batch.num_rows, type_))
-            rows = pa.Table.from_arrays(made, [f.name for f in wanted]) if made else pa.Table.from_batches([batch])
-            yield from (rows if test is None else rows.filter(test)).to_batches()
+            rows = pa.Table.from_arrays(made, [f.name for f in wanted])
+            yield from (rows if test is None else rows.filter(test)).select(columns).to_batches()
 
 
 # Columns ----------------------------------------------------------------------------------------------------------
@@ -185,24 +184,22 @@ def _stored(path: str) -> Any:
 _shapes: dict[str, Any] = {}
 
 
-def _projection(metadata: str, shape: Any, wanted: Sequence[str] | None) -> Any:
+def _projection(metadata: str, shape: Any, wanted: list[str]) -> Any:
     """The columns of a version, out of those of a file."""
     if shape is None:
-        return None if wanted is None else list(wanted)
+        return wanted
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    there = {f.field_id: f for f in shape.fields}
+    there, now = {f.field_id: f for f in shape.fields}, base.opened(metadata).schema()
     made = {}
-    for field in base.opened(metadata).schema().fields:
-        if wanted is None or field.name in wanted:
-            old, type_ = there.get(field.field_id), base.arrow(metadata).field(field.name).type
-            if old is None:
-                made[field.name] = pc.scalar(pa.scalar(None, type_))
-            else:
-                made[field.name] = (
-                    pc.field(old.name) if old.field_type == field.field_type else pc.field(old.name).cast(type_)
-                )
+    for name in wanted:
+        field, type_ = now.find_field(name), base.arrow(metadata).field(name).type
+        old = there.get(field.field_id)
+        if old is None:
+            made[name] = pc.scalar(pa.scalar(None, type_))
+        else:
+            made[name] = pc.field(old.name) if old.field_type == field.field_type else pc.field(old.name).cast(type_)
     return made
 
 
