@@ -25,8 +25,8 @@ from .tiered import SHAPE, Tiered, described
 _BOUND = re.compile(r"\((\d+)\)")
 _SAME = {
     *((t, t) for t in ("varchar", "bpchar", "timestamp", "timestamptz", "time", "timetz", "interval")),
-    *((t, "text") for t in ("varchar", "json", "jsonb", "text")),
-    *(("text", "varchar"), ("json", "jsonb"), ("jsonb", "json"), ("int2", "int4")),
+    *((t, "text") for t in ("varchar", "json", "text")),
+    *(("text", "varchar"), ("json", "jsonb"), ("int2", "int4")),
 }
 """Types whose values the base has in the same form, where the second's bound is none or as wide."""
 _USED = """

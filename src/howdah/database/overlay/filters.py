@@ -91,7 +91,10 @@ def _one(column: TierColumn, condition: Condition, params: Sequence[Any], known:
             if value > len(params):
                 return None
             found = params[value - 1]
-            if kind == "q" and not alone(found):
+            # Compared by itself a small whole number is the same in every type of number.
+            if kind == "q" and not all(
+                alone(v) or (type(v) is int and abs(v) < SAME) for v in (found if type(found) is list else [found])
+            ):
                 return None
             given.append(found)
         else:
@@ -128,7 +131,7 @@ def alone(value: Any) -> bool:
     """Whether a parameter's value is the same whatever type a part of the statement gives it, or an error in one."""
     if type(value) is list:
         return all(map(alone, value))
-    return value is None or (type(value) is int and abs(value) < SAME) or isinstance(value, (UUID, str, bool))
+    return value is None or isinstance(value, (UUID, str, bool))
 
 
 def _prefix(pattern: str) -> str:

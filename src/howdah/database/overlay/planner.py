@@ -195,6 +195,7 @@ class _Planner(Reader):
     def _lock(self, tree: Any, select: Any) -> Plan | None:
         """The plan of SELECT … FOR UPDATE of tiered tables; ``None`` if it locks none: what is locked is in the heap then."""
         clauses = [c.locking_clause for c in select.locking_clause]
+        skips = any(c.wait_policy == _SKIP for c in clauses)
         every = any(not c.locked_rels for c in clauses)
         listed = {r.range_var.relname for c in clauses for r in c.locked_rels}
         hidden = frozenset(c.common_table_expr.ctename for c in select.with_clause.ctes)
@@ -235,7 +236,8 @@ class _Planner(Reader):
                 if alone and not whole and {c.name for c in target.columns} >= _ordered_by(select)
                 else None
             )
-            order, limit, offset = tail or ("", None, None)
+            # Who waits for a row may find it gone: then the next one must be there. Who skips it does not wait.
+            order, limit, offset = (tail if skips else None) or ("", None, None)
             self._also.append((target, Promotion(name, where, numbers, self._shared(numbers), order, limit, offset)))
             relation.inh = False
         self._locking, self._locked = select, [relation for relation, _, _ in locked]
@@ -275,6 +277,8 @@ class _Planner(Reader):
         if upserts:
             probe, numbers = _probe(write, target)
             once = self._once(write, target)
+            if _mixed(write) and not (once.must or once.functions):  # which the table may have to fill in itself
+                once = None
         # What writes must be on top.
         before = _hoisted(write) if writes else "WITH"
         if versions(write):
@@ -465,14 +469,27 @@ def _probe(write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
 
 def _given(write: Any, target: Tiered) -> tuple[str, ...] | None:
     """The columns for which an INSERT has values; ``None`` where only its query knows."""
+    if not write.HasField("select_stmt"):
+        return ()
     source = write.select_stmt.select_stmt
     names = [c.res_target.name for c in write.cols]
+    while source.op != 1:
+        source = source.larg
     if not source.values_lists:
-        return tuple(names) if names else None
+        if any(type(m).__name__ == "A_Star" for item in source.target_list for m in walk(item)):
+            return tuple(names) if names else None
+        return tuple((names or [c.name for c in target.columns])[: len(source.target_list)])
     rows = [row.list.items for row in source.values_lists]
     names = names or [c.name for c in target.columns]
     places = range(min(len(names), *map(len, rows)) if rows else 0)
     return tuple(names[i] for i in places if any(row[i].WhichOneof("node") != "set_to_default" for row in rows))
+
+
+def _mixed(write: Any) -> bool:
+    """Whether a column of an INSERT has values in some rows, and DEFAULT in others."""
+    rows = [row.list.items for row in write.select_stmt.select_stmt.values_lists]
+    places = range(min(map(len, rows), default=0))
+    return any(len({row[i].WhichOneof("node") == "set_to_default" for row in rows}) > 1 for i in places)
 
 
 def _tail(select: Any) -> tuple[str, Any, Any] | None:

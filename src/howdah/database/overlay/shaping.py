@@ -56,7 +56,7 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
                 )
         elif what == "AT_AlterColumnType" and made.column_def.HasField("raw_default"):
             raise unsupported("ALTER COLUMN … TYPE … USING on a tiered table")
-        elif what == "AT_AlterColumnType" and made.column_def.type_name.names[-1].string.sval == "jsonb":
+        elif what == "AT_AlterColumnType" and _is_jsonb(made.column_def.type_name):
             # It refuses some values that json takes.
             name = quoted(command.name)
             verified.append(
@@ -65,7 +65,8 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
         elif what == "AT_AddConstraint":
             if made.constraint.contype != _CHECK:
                 raise unsupported("a new constraint on a tiered table, but for a CHECK,")
-            verified.append(_check(made.constraint, relation.relname))
+            if made.constraint.is_enforced:
+                verified.append(_check(made.constraint, relation.relname))
         elif what == "AT_SetNotNull":
             text = f'column "{command.name}" of relation "{relation.relname}" contains null values'
             verified.append(
@@ -79,6 +80,10 @@ def altering(sql: str, node: Any, known: Known) -> Plan | None:
     made_plan = Plan("alter", sql, {tiered: []}, verified=tuple(verified))
     made_plan.names[tiered] = (".".join(quoted(n) for n in (relation.schemaname, relation.relname) if n),)
     return made_plan
+
+
+def _is_jsonb(name: Any) -> bool:
+    return bool(name.names[-1].string.sval == "jsonb" and not name.array_bounds)
 
 
 def _check(constraint: Any, table: str) -> Verified:

@@ -28,10 +28,10 @@ def inserted(plan: Plan, rows: Rows) -> Rows:
     return Rows([], lambda: (), f"{tag} {rows[0]['n']}", rows.elapsed)
 
 
-async def promote(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
-    """Bring the bound rows that a write may touch back to the heap."""
+async def promote(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> int:
+    """Bring the bound rows that a write may touch back to the heap; how many came."""
     source, given, most = _touched(tiered, wanted, params)
-    await promoted(session, tiered, source if most is None else f"{source} LIMIT {most}", given)
+    return await promoted(session, tiered, source if most is None else f"{source} LIMIT {most}", given)
 
 
 def _touched(tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> tuple[str, list[Any], int | None]:
@@ -50,20 +50,20 @@ def _touched(tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> tuple[
 async def promote_free(session: Session, tiered: Tiered, wanted: Promotion, params: Sequence[Any]) -> None:
     """Bring the bound rows back that nobody else brings back at this moment, as SKIP LOCKED has it, no more than are wanted."""
 
-    async def tried(work: Callable[[], Awaitable[None]]) -> bool:
+    async def tried(work: Callable[[], Awaitable[int]]) -> int | None:
         try:
             async with session.savepoint():
                 before = (await session.query("SELECT current_setting('lock_timeout')", (), None))[0][0]
                 await session.command("SET LOCAL lock_timeout = '10ms'")
-                await work()
+                moved = await work()
                 await session.query("SELECT set_config('lock_timeout', $1, true)", (before,), None)
         except QueryError as error:
             if error.sqlstate != "55P03":
                 raise
-            return False
-        return True
+            return None
+        return moved
 
-    if await tried(lambda: promote(session, tiered, wanted, params)):
+    if await tried(lambda: promote(session, tiered, wanted, params)) is not None:
         return
     source, given, most = _touched(tiered, wanted, params)
     keys = await session.query(f"SELECT {tiered.keys('q')} FROM ({source}) q", given, None)
@@ -72,7 +72,7 @@ async def promote_free(session: Session, tiered: Tiered, wanted: Promotion, para
     numbers = tuple(range(1, len(tiered.key) + 1))
     for key in keys:
         one = Promotion(wanted.alias, test, numbers)
-        count += await tried(partial(promote, session, tiered, one, tuple(key)))
+        count += await tried(partial(promote, session, tiered, one, tuple(key))) or 0
         if most is not None and count >= most:
             break
 
@@ -85,9 +85,9 @@ async def promoted(
     *,
     most: int | None = PROMOTED,
     among: Collection[str] | None = None,
-) -> None:
+) -> int:
     """Bring live base rows back to the heap: their keys are shadowed, which is also what keeps two of us apart. ``among``: the
-    columns that they have, if not all."""
+    columns that they have, if not all. How many came."""
     names = [c.name for c in tiered.columns if not c.generated and (among is None or c.name in among)]
     # No trigger, rule or cascade sees rows that only change their place.
     await session.command("SET LOCAL session_replication_role = replica")
@@ -106,6 +106,7 @@ async def promoted(
             f"{tiered.table}: the statement touches {moved.affected:,} rows on object storage; at most {most:,} at once:"
             " do it in parts"
         )
+    return int(moved.affected)
 
 
 async def insert(session: Session, plan: Plan, tiered: Tiered, call: Call) -> Rows:
@@ -162,9 +163,9 @@ async def _given(session: Session, once: Once, tiered: Tiered) -> list[str]:
     own = [row["attname"] for row in rows]
     there = set(own if once.given is None else once.given)
     if once.given is None and own:
-        tests = ", ".join(f"count({quoted(name)}) > 0" for name in own)
-        filled = tuple((await session.query(f"SELECT {tests} FROM {tiered.probe}", (), None))[0])
-        there = {name for name, any_ in zip(own, filled, strict=True) if any_}
+        raise Unsupported(
+            f"an upsert of * into {tiered.table}, which fills in {own[0]}, is not supported: name the columns"
+        )
     return [c.name for c in tiered.columns if c.name not in own or c.name in there]
 
 
