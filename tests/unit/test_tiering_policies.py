@@ -159,7 +159,7 @@ def test_an_embedded_database_keeps_bases_beside_its_data(servers: Servers) -> N
         where = servers.root / "beside" / "tiers" / "public.one"
         assert (db.tiers()[0].location, (where / "metadata").is_dir()) == (str(where), True)
         assert list((servers.root / "beside" / "tiers" / "public.one.archive").rglob("*.parquet"))
-        db.tier("one", hot_for=5, time_column="ts")  # it stays where it is
+        db.tier("one", hot_for=5, time_column="ts", archive_after=0)  # it stays where it is
         assert db.tiers()[0].location == str(where)
         db.execute("INSERT INTO aged SELECT n, n FROM generate_series(1, 9) n")
         db.tier("aged", hot_for=3600)

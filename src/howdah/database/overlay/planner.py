@@ -33,6 +33,7 @@ from .tree import (
     spelled,
     walk,
 )
+from .upserts import given_of, mixed, probe_of
 
 _HEAP = ("index_stmt", "vacuum_stmt", "grant_stmt", "comment_stmt", "cluster_stmt", "lock_stmt", "view_stmt",
          "create_trig_stmt")  # fmt: skip
@@ -275,9 +276,9 @@ class _Planner(Reader):
             self._check_upsert(write, target)
         self.inserts(write, frozenset())
         if upserts:
-            probe, numbers = _probe(write, target)
+            probe, numbers = probe_of(write, target)
             once = self._once(write, target)
-            if _mixed(write) and not (once.must or once.functions):  # which the table may have to fill in itself
+            if mixed(write) and not (once.must or once.functions):  # which the table may have to fill in itself
                 once = None
         # What writes must be on top.
         before = _hoisted(write) if writes else "WITH"
@@ -337,7 +338,7 @@ class _Planner(Reader):
     def _once(self, write: Any, target: Tiered) -> Once:
         """How an upsert is done whose rows must not be made twice."""
         source = write.select_stmt
-        given = _given(write, target)
+        given = given_of(write, target)
         must = bool(self._uses) or any(type(m).__name__ in ("SubLink", "RangeTableSample") for m in walk(source))
         tables = {spelled(r) for part in (source, write.with_clause) for r in range_vars(part)}
         final = type(write)()
@@ -453,43 +454,6 @@ class _Planner(Reader):
             f" howdah_keys AS (INSERT INTO {target.written} SELECT {target.keys()} FROM howdah_new)"
             f" SELECT {shown} FROM howdah_new AS {quoted(alias)}"
         )
-
-
-def _probe(write: Any, target: Tiered) -> tuple[str, tuple[int, ...]]:
-    """The same rows into a temporary table, which tells their keys; and the parameters that takes."""
-    copy = type(write)()
-    copy.CopyFrom(write)
-    copy.ClearField("on_conflict_clause")
-    copy.ClearField("returning_clause" if "returning_clause" in copy.DESCRIPTOR.fields_by_name else "returning_list")
-    copy.relation.schemaname = "pg_temp"
-    copy.relation.relname = target.probe.partition(".")[2]
-    numbers = renumber(copy)
-    return deparsed("insert_stmt", copy), numbers
-
-
-def _given(write: Any, target: Tiered) -> tuple[str, ...] | None:
-    """The columns for which an INSERT has values; ``None`` where only its query knows."""
-    if not write.HasField("select_stmt"):
-        return ()
-    source = write.select_stmt.select_stmt
-    names = [c.res_target.name for c in write.cols]
-    while source.op != 1:
-        source = source.larg
-    if not source.values_lists:
-        if any(type(m).__name__ == "A_Star" for item in source.target_list for m in walk(item)):
-            return tuple(names) if names else None
-        return tuple((names or [c.name for c in target.columns])[: len(source.target_list)])
-    rows = [row.list.items for row in source.values_lists]
-    names = names or [c.name for c in target.columns]
-    places = range(min(len(names), *map(len, rows)) if rows else 0)
-    return tuple(names[i] for i in places if any(row[i].WhichOneof("node") != "set_to_default" for row in rows))
-
-
-def _mixed(write: Any) -> bool:
-    """Whether a column of an INSERT has values in some rows, and DEFAULT in others."""
-    rows = [row.list.items for row in write.select_stmt.select_stmt.values_lists]
-    places = range(min(map(len, rows), default=0))
-    return any(len({row[i].WhichOneof("node") == "set_to_default" for row in rows}) > 1 for i in places)
 
 
 def _tail(select: Any) -> tuple[str, Any, Any] | None:
