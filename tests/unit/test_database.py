@@ -714,3 +714,4 @@ def test_rows_that_are_too_short_and_plans_of_nonsense(db: Database) -> None:
         db.plan("SELECT * FROM")
     with pytest.raises(UndefinedTable):
         db.plan("SELECT * FROM nowhere")
+    assert db.plan("SELECT 1; SELECT 2").kind == "plain"

@@ -1082,6 +1082,10 @@ def test_what_is_copied_out_is_whole_or_says_so(db: Database, tmp_path: Path, ca
     ] * 3
     assert db.copy_out("SELECT id FROM g", other.append, tier="all") == 20
     assert db.arrow("SELECT id FROM g", tier="cold").num_rows == 20
+    db.execute("CREATE TABLE ordinary AS SELECT 1 AS a")
+    assert db.copy_out("ordinary", other.append, tier="all") == 1
+    with pytest.raises(InvalidInput, match="over tiered tables"):
+        db.copy_out("ordinary", other.append, tier="cold")
     db.query("DELETE FROM g")
     assert db.copy_in("g", b"".join(out)) == 20
     assert db.query("SELECT sum(twice) FROM g", tier="all")[0][0] == 420

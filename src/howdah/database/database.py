@@ -108,8 +108,8 @@ class AsyncDatabase(TableTiering, VectorIndexing, AsyncStatements):
         ``timeout`` (seconds) is every statement's, if it names no other; ``pool_size`` how many connections at most;
         ``extensions`` are created if the server has them; ``on_notice(text)`` is told what the server remarks; with
         ``flusher`` this process moves the rows of tiered tables in the background, as each table's policy says; ``tiering``
-        has policies for many tables. ``memory_mb`` (MiB) bounds what this process holds beyond the rows that a caller keeps:
-        flushes, merges and reads of bases go in pieces. Of files in buckets, those up to a sixteenth of ``cache_mb`` are kept
+        has policies for many tables. ``memory_mb`` (MiB) bounds the pieces in which flushes, merges and reads of bases go;
+        the libraries for these take about 100 MiB of their own. Of files in buckets, those up to a sixteenth of ``cache_mb`` are kept
         on disk once they were read, in ``cache_dir`` (default: your cache folder); 0 keeps none.
         """
         from .opening import finder

@@ -59,6 +59,8 @@ class Cache:
             try:
                 with os.fdopen(handle, "wb") as out:
                     out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())  # only its size is looked at later
                 os.replace(name, path)
             except BaseException:
                 with suppress(OSError):

@@ -142,8 +142,9 @@ class AsyncStatements:
         await self._refreshed()
         found = await self._planned(text, mode)
         if found is None:
-            async with self._using(text, block=True) as session:
-                await session.columns(text)  # the server says what is wrong with it
+            if len(split(text)) == 1:
+                async with self._using(text, block=True) as session:
+                    await session.columns(text)  # the server says what is wrong with it
             return QueryPlan("plain", ("hot",), True, ())
         async with self._using(text, block=True, repeatable=True) as session:
             return await explained(session, found, Call(params, None, as_of))
@@ -342,7 +343,7 @@ class AsyncStatements:
         text, limit = check_sql(sql), self._limit(timeout)
         whole, mode = copying.is_name(text), _mode(tier, None)
         await self._refreshed()
-        if whole and (found := await self._planned(f"SELECT * FROM {text}")) is not None:
+        if whole and (found := await self._planned(f"SELECT * FROM {text}", mode)) is not None:
             names = [c for tiered in found.uses for c in tiered.columns if not c.generated]
             shown = ", ".join(quoted(c.name) for c in names) if len(found.uses) == 1 and not found.views else "*"
             text, mode = f"SELECT {shown} FROM {text}", mode or "all"

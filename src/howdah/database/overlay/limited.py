@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import postgast
+
 from .columns import TIMES, TierColumn
 from .filters import Condition
 from .tiered import Tiered
-from .tree import column_of, conjuncts, fields, functions_of, text_of_where, walk
+from .tree import column_of, conjuncts, copied, fields, functions_of, text_of_where, walk
 
 _CLAUSES = ("target_list", "from_clause", "where_clause", "sort_clause", "limit_count", "limit_offset")
 WITH_TIES = 3
@@ -229,3 +231,31 @@ def _vector(node: Any) -> tuple[str, Any] | None:
     if kind == "a_const" and node.a_const.WhichOneof("val") == "sval":
         return "c", node.a_const.sval.sval
     return None
+
+
+def tail_of(select: Any) -> tuple[str, Any, Any] | None:
+    """The ORDER BY of a query of one table as text, and its LIMIT and OFFSET; ``None`` where it has no LIMIT that is a number, or is
+    ordered by what has parameters."""
+    limit = number_of(select.limit_count) if select.HasField("limit_count") else None
+    offset = number_of(select.limit_offset) if select.HasField("limit_offset") else None
+    if limit is None or (select.HasField("limit_offset") and offset is None) or select.limit_option == WITH_TIES:
+        return None
+    tree = postgast.parse("SELECT 1 FROM x ORDER BY 1")
+    made = tree.stmts[0].stmt.select_stmt
+    del made.sort_clause[:]
+    for item in select.sort_clause:
+        node = meant(item.sort_by.node, select)
+        if node is None or any(type(m).__name__ in ("ParamRef", "SubLink", "FuncCall") for m in walk(node)):
+            return None
+        by = copied(item)
+        by.sort_by.node.CopyFrom(node)
+        made.sort_clause.append(by)
+    text = str(postgast.deparse(tree)).partition(" FROM x")[2]
+    return text, limit, offset
+
+
+def ordered_by(select: Any) -> set[str]:
+    """The names of the columns that a query is ordered by."""
+    nodes = [meant(item.sort_by.node, select) for item in select.sort_clause]
+    parts = [m for node in nodes if node is not None for m in walk(node)]
+    return {m.fields[-1].string.sval for m in parts if type(m).__name__ == "ColumnRef"}

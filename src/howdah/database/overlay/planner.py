@@ -8,20 +8,16 @@ import postgast
 
 from .columns import quoted
 from .joined import Joined
-from .limited import WITH_TIES, Limited, limited, meant, number_of
+from .limited import Limited, limited, ordered_by, tail_of
 from .plans import GIVEN, Kind, Once, Plan, Promotion, Summary, unsupported
 from .reading import WRITES, Reader, Scope, conditions, items, lets, refuse_versions, returns, said, versions
 from .shaping import TABLE, altering, check_create, dropping, typing
+from .sources import from_source, keys_of
 from .summing import summary
 from .tiered import Known, Tiered
 from .tree import (
-    column_of,
-    column_of_ref,
     condition,
-    conjuncts,
-    copied,
     deparsed,
-    expression_text,
     fields,
     functions_of,
     name_of,
@@ -233,8 +229,8 @@ class _Planner(Reader):
             # What is asked of other tables may be another answer when the rows are locked.
             self._uses.setdefault(target, []).append([c for c in found_of if all(k != "k" for k, _ in c.values)])
             tail = (
-                _tail(select)
-                if alone and not whole and {c.name for c in target.columns} >= _ordered_by(select)
+                tail_of(select)
+                if alone and not whole and {c.name for c in target.columns} >= ordered_by(select)
                 else None
             )
             # Who waits for a row may find it gone: then the next one must be there. Who skips it does not wait.
@@ -433,11 +429,11 @@ class _Planner(Reader):
                 raise unsupported("MERGE into a tiered table from a sample")
         made = Plan("merge", deparsed("merge_stmt", write), self._uses, target, alias)
         if not every:
-            text, made.where_params = _from_source(write, "1", write.join_condition)
+            text, made.where_params = from_source(write, "1", write.join_condition)
             made.where = f"EXISTS ({text})"
-            keys = _keys_of(write.join_condition, alias, target) if own else None
+            keys = keys_of(write.join_condition, alias, target) if own else None
             if keys is not None:
-                made.lookup, made.lookup_params = _from_source(write, keys, None)
+                made.lookup, made.lookup_params = from_source(write, keys, None)
         made.returning = bool(returned(write))
         items = returned(write)
         example = f"MERGE INTO t USING s ON true WHEN MATCHED THEN DO NOTHING RETURNING {target.keys(quoted(alias))}, merge_action()"
@@ -456,71 +452,9 @@ class _Planner(Reader):
         )
 
 
-def _tail(select: Any) -> tuple[str, Any, Any] | None:
-    """The ORDER BY of a query of one table as text, and its LIMIT and OFFSET; ``None`` where it has no LIMIT that is a number, or is
-    ordered by what has parameters."""
-    limit = number_of(select.limit_count) if select.HasField("limit_count") else None
-    offset = number_of(select.limit_offset) if select.HasField("limit_offset") else None
-    if limit is None or (select.HasField("limit_offset") and offset is None) or select.limit_option == WITH_TIES:
-        return None
-    tree = postgast.parse("SELECT 1 FROM x ORDER BY 1")
-    made = tree.stmts[0].stmt.select_stmt
-    del made.sort_clause[:]
-    for item in select.sort_clause:
-        node = meant(item.sort_by.node, select)
-        if node is None or any(type(m).__name__ in ("ParamRef", "SubLink", "FuncCall") for m in walk(node)):
-            return None
-        by = copied(item)
-        by.sort_by.node.CopyFrom(node)
-        made.sort_clause.append(by)
-    text = str(postgast.deparse(tree)).partition(" FROM x")[2]
-    return text, limit, offset
-
-
-def _ordered_by(select: Any) -> set[str]:
-    """The names of the columns that a query is ordered by."""
-    nodes = [meant(item.sort_by.node, select) for item in select.sort_clause]
-    parts = [m for node in nodes if node is not None for m in walk(node)]
-    return {m.fields[-1].string.sval for m in parts if type(m).__name__ == "ColumnRef"}
-
-
 def _hoisted(write: Any) -> str:
     """The common table expressions of a write, which has none then, as text to which others can be added."""
     tree = postgast.parse("SELECT 1")
     tree.stmts[0].stmt.select_stmt.with_clause.CopyFrom(write.with_clause)
     write.ClearField("with_clause")
     return str(postgast.deparse(tree)).removesuffix(" SELECT 1") + ","
-
-
-def _from_source(write: Any, shown: str, where: Any) -> tuple[str, tuple[int, ...]]:
-    """A query of a MERGE's source, and its parameters."""
-    tree = postgast.parse(f"SELECT DISTINCT {shown} FROM x WHERE true" if where is None else f"SELECT {shown} FROM x")
-    select = tree.stmts[0].stmt.select_stmt
-    select.from_clause[0].CopyFrom(write.source_relation)
-    select.ClearField("where_clause")
-    if where is not None:
-        select.where_clause.CopyFrom(where)
-    if write.HasField("with_clause"):
-        select.with_clause.CopyFrom(write.with_clause)
-    numbers = renumber(tree)
-    return str(postgast.deparse(tree)), numbers
-
-
-def _keys_of(condition: Any, alias: str, target: Tiered) -> str | None:
-    """What a source must have for the key's columns, as the base has them: a list of expressions."""
-    found: dict[str, str] = {}
-    for expr in conjuncts(condition):
-        if any(type(m).__name__ == "CollateClause" for m in walk(expr)):
-            continue
-        if expr.WhichOneof("node") != "a_expr" or expr.a_expr.kind != 1 or expr.a_expr.name[-1].string.sval != "=":
-            continue
-        for left, right in ((expr.a_expr.lexpr, expr.a_expr.rexpr), (expr.a_expr.rexpr, expr.a_expr.lexpr)):
-            column = column_of(left)
-            others = [column_of_ref(m) for m in walk(right) if type(m).__name__ == "ColumnRef"]
-            foreign = bool(others) and all(o is not None and o[0] not in ("", alias) for o in others)
-            # By itself a parameter may have another type.
-            foreign = foreign and not any(type(m).__name__ == "ParamRef" for m in walk(right))
-            if column is not None and column[0] == alias and column[1] in target.key and foreign:
-                text = expression_text(right)
-                found[column[1]] = text if target.column(column[1]).native else f"({text})::text"
-    return ", ".join(found[k] for k in target.key) if set(found) == set(target.key) else None

@@ -135,9 +135,8 @@ def _one(metadata: str, address: str, shape: Any, condition: Any, columns: Seque
     now = base.opened(metadata).schema()
     stored = now if shape is None else shape
     test = _filter(metadata, None, condition)
-    wanted = [
-        f for f in now.fields if columns is None or f.name in columns or f.field_id in _asked(metadata, condition)
-    ]
+    asked = _asked(metadata, condition)
+    wanted = [f for f in now.fields if f.name in columns or f.field_id in asked]
     there = {f.field_id: f.name for f in stored.fields}
     with pq.ParquetFile(path, filesystem=system, pre_buffer=place.remote(address)) as file:
         groups = _groups(file.metadata, now, stored, condition)
